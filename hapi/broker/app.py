@@ -1,0 +1,387 @@
+"""The broker's loop: sockets, processes, signals and timers in, `core`'s effects out. One thread, never blocking."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import uuid
+from typing import Any
+
+import setproctitle
+import zmq
+
+import hapi
+from hapi import clock, procs, wire
+from hapi.broker import report
+from hapi.broker.core import Core, CoreSettings
+from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, ReplyTo, Send, WriteReport
+from hapi.broker.nursery import Nursery
+from hapi.broker.peers import may_route
+from hapi.broker.processes import WorkerLife
+from hapi.broker.reattach import scan
+from hapi.broker.transport import Transport
+from hapi.config import Config
+from hapi.errors import ErrorCode, HapiError
+from hapi.store import SessionDirectory
+from hapi.workers.orders import Exited, Forked, ForkFailed
+
+BATCH = 256
+LONGEST_POLL_S = 5.0
+_QUIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+logger = logging.getLogger(__name__)
+
+
+class App:
+    """One broker. `run` serves until it is told to stop and returns the exit status."""
+
+    def __init__(self, config: Config, workspace_roots: list[str], warnings: list[str]) -> None:
+        self.config = config
+        self.paths = config.paths
+        self.warnings = warnings
+        self.started_at = clock.now_ms()
+        settings = CoreSettings(
+            instance=uuid.uuid4().hex,
+            version=hapi.__version__,
+            ready_timeout_s=config.ready_timeout_ms / 1000,
+            workspace_roots=workspace_roots,
+            pid=os.getpid(),
+            started_at=self.started_at,
+        )
+        self.core = Core(settings)
+        self.transport = Transport(self.paths.control_endpoint, self.paths.bus_endpoint, self.core.counters)
+        self.workers = {name: WorkerLife(name) for name in ("nursery", "hub", "reaper")}
+        self._lifeline_read, self._lifeline = os.pipe()
+        self._nursery: Nursery | None = None
+        self._watched: dict[int, str] = {}
+        self._poller = zmq.Poller()
+        self._signals, self._signals_write = os.pipe()
+        self._forks_waiting: list[str] = []
+        self._done = False
+
+    def run(self) -> int:
+        """Serve. The workers end with the broker; sessions live on."""
+        self._catch_signals()
+        for source in (self.transport.control, self.transport.bus, self._signals):
+            self._poller.register(source, zmq.POLLIN)
+        now = clock.monotonic()
+        self._carry_out(self.core.adopt(scan(self.paths.sessions), now, clock.now_ms()))
+        self._start_workers(now)
+        self._write_report("running")
+        while not self._done:
+            ready = dict(self._poller.poll(self._poll_ms()))
+            self._serve(ready)
+        self._wind_up()
+        return 0
+
+    # ------------------------------------------------------------------------------------------------- the loop
+
+    def _serve(self, ready: dict[Any, int]) -> None:
+        if self.transport.control in ready:
+            self._serve_control()
+        if self.transport.bus in ready:
+            self._serve_bus()
+        if self._nursery is not None and self._nursery.pipe.fileno() in ready:
+            self._serve_nursery()
+        if self._signals in ready:
+            self._serve_signals()
+        for fd in [fd for fd in self._watched if fd in ready]:
+            self._worker_died(self._watched[fd])
+        now = clock.monotonic()
+        deadline = self.core.next_deadline()
+        if deadline is not None and now >= deadline:
+            self._carry_out(self.core.tick(now, clock.now_ms()))
+        self._start_workers(now)
+
+    def _poll_ms(self) -> int:
+        now = clock.monotonic()
+        times = [worker.start_at for worker in self.workers.values() if worker.start_at is not None]
+        deadline = self.core.next_deadline()
+        times += [] if deadline is None else [deadline]
+        wait = min([LONGEST_POLL_S, *(at - now for at in times)])
+        return max(0, int(wait * 1000) + 1)
+
+    def _serve_control(self) -> None:
+        for _ in range(BATCH):
+            try:
+                frames = self.transport.control.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._take_request(frames)
+
+    def _take_request(self, frames: list[bytes]) -> None:
+        to = ReplyTo("control", frames[0], wire.CLI, 0)
+        try:
+            if len(frames) != 4 or frames[1]:
+                raise HapiError(ErrorCode.BAD_REQUEST, f"A request has two frames, not {len(frames) - 2}.")
+            header = wire.decode_header(frames[2])
+            to = ReplyTo("control", frames[0], header.sender, header.request)
+            body = wire.decode(wire.FOR_CONTROL, frames[3])
+        except HapiError as error:
+            self.core.counters["undecodable"] += 1
+            self.transport.answer(to, wire.failure(error))
+            return
+        if isinstance(body, wire.GetStatus):
+            self.transport.answer(to, self._status())
+        else:
+            self._carry_out(self.core.request(to, body, clock.monotonic()))
+
+    def _serve_bus(self) -> None:
+        for _ in range(BATCH):
+            try:
+                frames = self.transport.bus.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._take_message(frames)
+
+    def _take_message(self, frames: list[bytes]) -> None:
+        identity = frames[0]
+        try:
+            if len(frames) != 3:
+                raise HapiError(ErrorCode.BAD_REQUEST, f"A message has two frames, not {len(frames) - 1}.")
+            header = wire.decode_header(frames[1])
+        except HapiError as error:
+            self.core.counters["undecodable"] += 1
+            self.transport.send(identity, "", wire.failure(error))
+            return
+        if header.to == wire.BROKER:
+            self._for_broker(identity, header, frames[2])
+        else:
+            self._forward(identity, header, frames)
+
+    def _forward(self, identity: bytes, header: wire.Header, frames: list[bytes]) -> None:
+        """The hot path: routing table, rights, out; the body is not looked at."""
+        core = self.core
+        peer = core.peers.by_identity.get(identity)
+        if peer is None:
+            core.counters["unwelcome"] += 1
+            self.transport.send(identity, header.sender, wire.HelloWanted())
+            return
+        target = core.peers.routes.get(header.to)
+        if target is not None and peer.name == header.sender and may_route(header.sender, header.to):
+            core.counters["forwarded"] += self.transport.forward(target, frames[1], frames[2])
+            return
+        wrong = target is not None
+        core.counters["wrong_role" if wrong else "unroutable"] += 1
+        if header.request and not header.reply:
+            words = f"{peer.name} may not write to {header.to}." if wrong else f"{header.to} is not connected."
+            refusal = HapiError(ErrorCode.BAD_REQUEST if wrong else ErrorCode.NOT_RUNNING, words)
+            self.transport.answer(ReplyTo("bus", identity, peer.name, header.request), wire.failure(refusal))
+
+    def _for_broker(self, identity: bytes, header: wire.Header, data: bytes) -> None:
+        to = ReplyTo("bus", identity, header.sender, header.request)
+        try:
+            body = wire.decode(wire.FOR_BROKER, data)
+        except HapiError as error:
+            self.core.counters["undecodable"] += 1
+            self.transport.answer(to, wire.failure(error))
+            return
+        now = clock.monotonic()
+        if isinstance(body, wire.Hello):
+            self._carry_out(self.core.hello(identity, body, now, clock.now_ms()))
+        elif identity not in self.core.peers.by_identity:
+            self.core.counters["unwelcome"] += 1
+            self.transport.send(identity, header.sender, wire.HelloWanted())
+        else:
+            self._carry_out(self.core.tell(identity, header, body, now, clock.now_ms()))
+
+    # ------------------------------------------------------------------------------------------------- effects
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self.transport.send(effect.identity, effect.to, effect.body, effect.request)
+                case Answer():
+                    self.transport.answer(effect.to, effect.body)
+                case ForkSession():
+                    self._fork_session(effect.session_id)
+                case CloseRecord():
+                    self._close_record(effect.info)
+                case WriteReport():
+                    self._write_report("shutting-down" if self.core.stopping else "running")
+                case Quit():
+                    self._done = True
+
+    def _fork_session(self, session_id: str) -> None:
+        if self._nursery is None or not self._nursery.order("session", session_id):
+            self._forks_waiting.append(session_id)
+
+    def _close_record(self, info: wire.SessionInfo) -> None:
+        try:
+            SessionDirectory(self.paths.session(info.session_id)).write_state(info, durable=False)
+        except OSError as error:
+            logger.warning("cannot close the record of %s: %s", info.session_id, error)
+            self.core.counters["records_unwritten"] += 1
+
+    def _write_report(self, status: str) -> None:
+        trouble = report.write(
+            self.paths.state,
+            report.Report(
+                pid=os.getpid(),
+                control_endpoint=self.paths.control_endpoint,
+                start_time=clock.iso(self.started_at),
+                started_with_cli_version=hapi.__version__,
+                runner_log_path=str(self.paths.log("runner")),
+                namespace=self.paths.namespace,
+                workers={name: worker.pid for name, worker in self.workers.items()},
+                status=status,
+                last_heartbeat=None if self.core.last_heartbeat is None else clock.iso(self.core.last_heartbeat),
+            ),
+        )
+        if trouble and trouble not in self.warnings:
+            self.warnings.append(trouble)
+
+    def _status(self) -> wire.Status:
+        now = clock.monotonic()
+        core = self.core
+        return wire.Status(
+            pid=os.getpid(),
+            version=hapi.__version__,
+            namespace=self.paths.namespace,
+            endpoint=self.paths.control_endpoint,
+            started_at=self.started_at,
+            log_path=str(self.paths.log("runner")),
+            workspace_roots=core.settings.workspace_roots,
+            hub=core.hub,
+            workers={name: worker.status(now) for name, worker in self.workers.items()},
+            sessions=core.sessions.phases(),
+            verdicts=dict(core.verdicts),
+            counters=dict(core.counters),
+            last_heartbeat=core.last_heartbeat,
+            heartbeat_interval_ms=self.config.heartbeat_interval_ms,
+            supervised=self.config.supervised,
+            stopping=core.stopping,
+            warnings=self.warnings,
+        )
+
+    # ------------------------------------------------------------------------------------------------- processes
+
+    def _start_workers(self, now: float) -> None:
+        if self.core.stopping:
+            return
+        if self.workers["nursery"].due(now):
+            self._start_nursery()
+        if self._nursery is None:
+            return
+        for name in ("hub", "reaper"):
+            worker = self.workers[name]
+            if worker.due(now) and self._nursery.order(name):
+                worker.ordered()
+
+    def _start_nursery(self) -> None:
+        nursery = Nursery(self.paths.namespace, self._lifeline_read, self.paths.log("nursery"))
+        self._nursery = nursery
+        self._poller.register(nursery.pipe.fileno(), zmq.POLLIN)
+        self.workers["nursery"].started(nursery.pid)
+        logger.info("nursery started, pid %d", nursery.pid)
+        waiting, self._forks_waiting = self._forks_waiting, []
+        for session_id in waiting:
+            self._fork_session(session_id)
+
+    def _serve_nursery(self) -> None:
+        while self._nursery is not None:
+            try:
+                news = self._nursery.news()
+            except EOFError:
+                self._nursery_died()
+                return
+            if news is None:
+                return
+            self._take_news(news)
+
+    def _take_news(self, news: Forked | ForkFailed | Exited) -> None:
+        match news:
+            case Forked() if news.kind in self.workers:
+                self._worker_started(news)
+            case ForkFailed() if news.kind in self.workers:
+                logger.error("cannot fork %s: %s", news.kind, news.error)
+                self.workers[news.kind].died(clock.monotonic())
+            case ForkFailed():
+                failed = wire.Failure(ErrorCode.AT_CAPACITY.value, f"Cannot start a process: {news.error}")
+                self._carry_out(list(self.core.spawns.settle(news.name, failed)))
+            case Exited() if news.kind in self.workers and self.workers[news.kind].pid == news.pid:
+                self._worker_died(news.kind)
+            case _:
+                logger.info("%s", news)
+
+    def _worker_started(self, news: Forked) -> None:
+        self.workers[news.kind].started(news.pid)
+        logger.info("%s started, pid %d", news.kind, news.pid)
+        process = procs.identity(news.pid)
+        fd = None if process is None else procs.open_pidfd(process)
+        if fd is not None:  # the nursery may die before the worker does
+            self._watched[fd] = news.kind
+            self._poller.register(fd, zmq.POLLIN)
+        self._write_report("running")
+
+    def _worker_died(self, name: str) -> None:
+        for fd in [fd for fd, watched in self._watched.items() if watched == name]:
+            del self._watched[fd]
+            self._poller.unregister(fd)
+            os.close(fd)
+        worker = self.workers[name]
+        if worker.pid == 0:
+            return
+        pid = worker.pid
+        delay = worker.died(clock.monotonic())
+        logger.warning("%s (pid %d) ended; started again in %.1f s", name, pid, delay)
+        self._carry_out(self.core.peer_gone(name))
+
+    def _nursery_died(self) -> None:
+        nursery = self._nursery
+        if nursery is None:
+            return
+        self._poller.unregister(nursery.pipe.fileno())
+        nursery.close()
+        nursery.reap()
+        self._nursery = None
+        delay = self.workers["nursery"].died(clock.monotonic())
+        logger.warning("nursery (pid %d) ended; started again in %.1f s", nursery.pid, delay)
+
+    def _wind_up(self) -> None:
+        """End the workers: the broken lifeline tells them; whoever is left after a second is killed."""
+        self._write_report("stopped")
+        self.transport.close()
+        os.close(self._lifeline)
+        ending = zmq.Poller()
+        for fd in self._watched:
+            ending.register(fd, zmq.POLLIN)
+        deadline = clock.monotonic() + 1.0
+        while self._watched and clock.monotonic() < deadline:
+            for fd, _ in ending.poll(100):
+                ending.unregister(fd)
+                self._watched.pop(fd, None)
+        for name in self._watched.values():
+            process = procs.identity(self.workers[name].pid)
+            if process is not None:
+                logger.warning("%s does not end; killing it", name)
+                procs.send_signal(process, signal.SIGKILL)
+        if self._nursery is not None:  # last: it reaps the others
+            self._nursery.close()
+            self._nursery.wait(1.0)
+        logger.info("stopped; %d sessions live on", len(self.core.sessions.live))
+
+    # ------------------------------------------------------------------------------------------------- signals
+
+    def _catch_signals(self) -> None:
+        for fd in (self._signals, self._signals_write):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self._signals_write, warn_on_full_buffer=False)
+        for number in (*_QUIT_SIGNALS, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+
+    def _serve_signals(self) -> None:
+        received = set(os.read(self._signals, 4096))
+        if received & {int(number) for number in _QUIT_SIGNALS}:
+            self._carry_out(self.core.stop_runner("os-signal", clock.monotonic()))
+        if int(signal.SIGCHLD) in received and self._nursery is not None:
+            self._nursery.reap()
+
+
+def title(namespace: str) -> str:
+    """What `ps` shows."""
+    text = f"hapi: broker [{namespace}]"
+    setproctitle.setproctitle(text)
+    return text

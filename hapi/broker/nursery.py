@@ -1,0 +1,89 @@
+"""The broker's end of the nursery: starts it, orders forks, hears of them. Never blocks for long.
+
+Orders are tiny (a kind and a session id), so the pipe cannot fill up within the bound on spawns under way; what a
+session is to do, its supervisor asks the broker itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+
+import msgspec
+
+from hapi.workers.orders import Fork, FromNursery
+
+_decoder: msgspec.msgpack.Decoder[FromNursery] = msgspec.msgpack.Decoder(FromNursery)
+
+
+class Nursery:
+    """One nursery process and the pipe to it."""
+
+    def __init__(self, namespace: str, lifeline: int, log: Path) -> None:
+        self._pipe, theirs = Pipe()
+        arguments = ["--namespace", namespace, "--fd", str(theirs.fileno()), "--lifeline-fd", str(lifeline)]
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "hapi.workers.nursery", *arguments],
+                pass_fds=(theirs.fileno(), lifeline),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+        theirs.close()
+        self.pid = self._process.pid
+
+    @property
+    def pipe(self) -> Connection:
+        """For polling: readable when the nursery has news, or is gone."""
+        return self._pipe
+
+    def order(self, kind: str, name: str = "") -> bool:
+        """Ask for a process; False when the nursery is gone."""
+        try:
+            self._pipe.send_bytes(msgspec.msgpack.encode(Fork(kind, name)))
+        except OSError:
+            return False
+        return True
+
+    def news(self) -> FromNursery | None:
+        """One message. Raises EOFError when the nursery is gone; returns None when there is none."""
+        if not self._pipe.poll(0):
+            return None
+        try:
+            return _decoder.decode(self._pipe.recv_bytes())
+        except OSError as error:
+            raise EOFError from error
+
+    def close(self) -> None:
+        """Let go: the nursery ends at end-of-file. Its children live on."""
+        self._pipe.close()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for its end, and kill it when it takes longer."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(timeout_s)
+
+    def reap(self) -> int | None:
+        """The exit code once it has ended, None before; keeps no zombie."""
+        return self._process.poll()
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many open files as the system lets this user have: a thousand sessions need thousands."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1_048_576 if hard == resource.RLIM_INFINITY else hard
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            os.environ.setdefault("HAPI_LIMITS_NOTE", f"open files stay limited to {soft}")

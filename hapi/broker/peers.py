@@ -1,0 +1,75 @@
+"""Who is connected: ZeroMQ identity ⇄ logical name, and what each kind of peer may say. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from hapi import wire
+from hapi.ids import ProcessId
+
+MISSED_BEATS = 3
+
+_MAY_SEND_TO = {"session": frozenset({"hub"}), "hub": frozenset({"session"}), "reaper": frozenset()}
+_COMMON = (wire.Hello, wire.Beat, wire.Accepted, wire.Failure)
+_BROKER_TAKES: dict[str, tuple[type, ...]] = {
+    "session": (*_COMMON, wire.SessionChanged, wire.SpawnFailed, wire.SessionStopped),
+    "hub": (*_COMMON, wire.HubStatus, wire.Spawn, wire.StopSession, wire.StopRunner),
+    "reaper": (*_COMMON, wire.SupervisorGone, wire.Heartbeat),
+}
+
+
+def role(name: str) -> str:
+    """The kind of peer behind a logical name: `session` for `session:ID`."""
+    return name.partition(":")[0]
+
+
+def may_route(sender: str, to: str) -> bool:
+    """Whether messages from `sender` to `to` pass through the broker."""
+    return role(to) in _MAY_SEND_TO.get(role(sender), frozenset())
+
+
+def may_tell_broker(sender: str, body: Any) -> bool:
+    """Whether a peer of that name may send this message to the broker itself."""
+    return isinstance(body, _BROKER_TAKES.get(role(sender), ()))
+
+
+class Peer(msgspec.Struct):
+    """A connected worker. `last_seen` is monotonic seconds."""
+
+    identity: bytes
+    name: str
+    process: ProcessId
+    generation: int
+    last_seen: float
+
+
+class Peers:
+    """The routing table. One name has at most one peer; the newest introduction wins."""
+
+    def __init__(self) -> None:
+        self.by_identity: dict[bytes, Peer] = {}
+        self.routes: dict[str, bytes] = {}
+
+    def add(self, peer: Peer) -> None:
+        """Register `peer`; an older connection under its name is forgotten."""
+        self.remove(peer.name)
+        self.by_identity[peer.identity] = peer
+        self.routes[peer.name] = peer.identity
+
+    def remove(self, name: str) -> Peer | None:
+        """Forget the peer of that name and return it."""
+        identity = self.routes.pop(name, None)
+        return None if identity is None else self.by_identity.pop(identity, None)
+
+    def named(self, name: str) -> Peer | None:
+        identity = self.routes.get(name)
+        return None if identity is None else self.by_identity.get(identity)
+
+    def of_role(self, wanted: str) -> list[Peer]:
+        return [peer for peer in self.by_identity.values() if role(peer.name) == wanted]
+
+    def silent(self, now: float, interval_s: float) -> list[Peer]:
+        """Peers that missed several beats. Silent is not dead: nothing may be destroyed for it."""
+        return [peer for peer in self.by_identity.values() if now - peer.last_seen > MISSED_BEATS * interval_s]

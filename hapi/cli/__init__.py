@@ -1,0 +1,1 @@
+"""The command line: parse, ask the broker, print, exit. docs/cli.md is its contract; typer is imported only here."""

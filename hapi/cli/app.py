@@ -1,0 +1,134 @@
+"""The command tree, and the one place where an exception becomes an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from hapi import __version__
+from hapi.cli import auth, doctor, home, hub, output, runner, sessions, spawn
+from hapi.cli.common import examples, state
+from hapi.errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EXIT_USER, ErrorCode, HapiError, exit_status
+
+INTERRUPTED = 130
+_PASS_THROUGH = frozenset({"hub"})  # commands whose words are another program's
+
+app = typer.Typer(
+    name="hapi",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=examples(
+        "hapi                                   start the runner if needed, and say what runs",
+        "hapi runner spawn ~/proj --agent demo  start a session",
+        "hapi --namespace work runner list      the sessions of another namespace",
+        "hapi --install-completion              complete commands with Tab",
+    ),
+)
+def root(
+    context: typer.Context,
+    namespace: Annotated[
+        str | None, typer.Option(metavar="NS", help="The namespace; default: HAPI_NAMESPACE, or that of the token.")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", "-V", is_eager=True, help="Show the version and exit.")] = False,  # noqa: FBT002
+) -> None:
+    """Keep AI coding agents alive: sessions outlive this terminal, the runner and the hub connection."""
+    if version:
+        output.say(f"hapi {__version__}")
+        raise typer.Exit
+    state.namespace = namespace
+    if context.invoked_subcommand is None:
+        home.show()
+
+
+app.add_typer(runner.app, name="runner")
+spawn.register(runner.app)
+sessions.register(runner.app)
+app.add_typer(auth.app, name="auth")
+app.add_typer(doctor.app, name="doctor")
+hub.register(app)
+sessions.register_send(app)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line `arguments` and return its exit status. Every failure has been told when it returns."""
+    state.namespace = None
+    as_json = wants_json(arguments)
+    try:
+        status = app(args=hoist_namespace(arguments), prog_name="hapi", standalone_mode=False)
+        sys.stdout.flush()
+    except HapiError as error:
+        output.show_error(error, as_json=as_json)
+        return exit_status(error.code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except typer.Abort:
+        output.note("Aborted.")
+        return EXIT_USER
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter's last flush must find something
+        return EXIT_USER
+    except Exception as error:  # noqa: BLE001 - the last resort: people get a line, not a traceback
+        return _usage_error(error, as_json=as_json) if _is_usage(error) else _our_fault(error, as_json=as_json)
+    return status if isinstance(status, int) else EXIT_OK
+
+
+def hoist_namespace(arguments: list[str]) -> list[str]:
+    """`arguments` with `--namespace NS` moved to the front from wherever it stands, so that it works after a command.
+
+    Words after `--` and those of a command that hands its words on are left alone.
+    """
+    front: list[str] = []
+    rest: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if word == "--" or word in _PASS_THROUGH:
+            rest += [word, *words]
+            break
+        if word == "--namespace" and words:
+            front += [word, words.pop(0)]
+        elif word.startswith("--namespace="):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Whether the caller asked for JSON, so that errors are JSON as well."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in own
+
+
+def _is_usage(error: Exception) -> bool:
+    return getattr(error, "exit_code", None) == EXIT_USAGE and hasattr(error, "format_message")
+
+
+def _usage_error(error: Any, *, as_json: bool) -> int:
+    """Wrong words on the command line: typer's own text, which names the command's --help."""
+    if as_json:
+        output.show_error(HapiError(ErrorCode.USAGE, error.format_message(), "hapi --help"), as_json=True)
+    else:
+        error.show()
+    return EXIT_USAGE
+
+
+def _our_fault(error: Exception, *, as_json: bool) -> int:
+    import traceback
+
+    if os.environ.get("HAPI_DEBUG"):
+        traceback.print_exception(error)
+    summary = traceback.format_exception_only(error)[-1].strip()
+    hint = "This is a bug in hapi. HAPI_DEBUG=1 shows where it happened; please report it."
+    output.show_error(HapiError(ErrorCode.INTERNAL, f"Something broke: {summary}", hint), as_json=as_json)
+    return EXIT_INTERNAL

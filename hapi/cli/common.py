@@ -1,0 +1,44 @@
+"""What the commands share: the configuration in force, help texts, the `--json` option."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from hapi import config
+from hapi.errors import HapiError
+from hapi.paths import all_namespaces
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document (docs/cli.md) instead of text.")]
+AllNamespaces = Annotated[bool, typer.Option("--all", help="Every namespace of this HAPI_HOME.")]
+
+
+class State:
+    """What the global options said. Set once per command, before anything runs."""
+
+    def __init__(self) -> None:
+        self.namespace: str | None = None
+
+
+state = State()
+
+
+def load() -> config.Config:
+    """The configuration of the chosen namespace. Raises HapiError(bad_configuration)."""
+    return config.load(state.namespace)
+
+
+def load_all() -> Iterator[tuple[str, config.Config | HapiError]]:
+    """Every namespace of this home, with its configuration or what is wrong with it."""
+    for name in all_namespaces(config.home_directory()):
+        try:
+            yield name, config.load(name)
+        except HapiError as error:
+            yield name, error
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: examples, printed as they stand."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

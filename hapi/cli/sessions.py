@@ -1,0 +1,171 @@
+"""`hapi runner list | stop-session` and `hapi send`: the sessions. Starting one is in `spawn`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from hapi import launch, procs, wire
+from hapi.cli import output
+from hapi.cli.common import AllNamespaces, Json, examples, load, load_all
+from hapi.clock import iso, now_ms
+from hapi.config import Config
+from hapi.control import Control
+from hapi.errors import EXIT_USER, ErrorCode, HapiError, NotRunning
+from hapi.lifecycle import Phase
+
+STOP_TIMEOUT_S = 30.0
+
+SessionTarget = Annotated[str, typer.Argument(metavar="ID", help="A session id, a unique prefix of one, or PID-n.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the session commands to `hapi runner`."""
+    app.command(
+        "list", epilog=examples("hapi runner list", "hapi runner list --ended --json", "hapi runner list --all")
+    )(show_list)
+    app.command(
+        "stop-session", epilog=examples("hapi runner stop-session 1f0c22ab", "hapi runner stop-session PID-4711")
+    )(stop_session)
+
+
+def register_send(app: typer.Typer) -> None:
+    """Add `hapi send`."""
+    app.command(
+        "send", epilog=examples("hapi send 1f0c 'Run the tests.'", "git diff | hapi send 1f0c -   (text from stdin)")
+    )(send)
+
+
+def show_list(
+    every: AllNamespaces = False,  # noqa: FBT002
+    ended: Annotated[bool, typer.Option("--ended", help="Ended sessions as well.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """List the sessions: id, agent, directory, phase, who started them, age, memory. Exit status 3 without a runner."""
+    found = _of_all_namespaces(ended=ended) if every else _sessions(load(), ended=ended)
+    if as_json:
+        output.say_json([to_json(info) for info in found])
+    elif found:
+        _print(found, with_namespace=every)
+    else:
+        output.say("No active sessions" if not ended else "No sessions")
+
+
+def stop_session(target: SessionTarget, as_json: Json = False) -> None:  # noqa: FBT002
+    """End a session and everything it started. Prints stopped, already_gone or still_alive (exit status 1)."""
+    config = load()
+    with output.Progress("Stopping the session …") as progress:
+        launch.ensure_running(config, progress)
+        reply = Control(config, progress).ask(wire.StopSession(target), wire.SessionStopped, STOP_TIMEOUT_S)
+    if as_json:
+        answer = {"status": reply.status, "rung": reply.rung, "sessionId": reply.session_id}
+        output.say_json(answer | ({"survivors": reply.survivors} if reply.survivors else {}))
+    else:
+        output.say(reply.status + (f" ({reply.rung})" if reply.rung else ""))
+    if reply.status == "still_alive":
+        if not as_json and reply.survivors:
+            output.note(f"Still alive: {', '.join(map(str, reply.survivors))}")
+        raise typer.Exit(EXIT_USER)
+
+
+def send(
+    target: SessionTarget,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; - reads it from stdin.")],
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Say something to a session's agent. Returns once the message is safely on disk."""
+    config = load()
+    words = sys.stdin.read() if text == "-" else text
+    if not words.strip():
+        raise HapiError(ErrorCode.USAGE, "There is nothing to send.")
+    with output.Progress("Sending …") as progress:
+        launch.ensure_running(config, progress)
+        reply = Control(config, progress).ask(wire.SendText(target, words), wire.Accepted)
+    if as_json:
+        output.say_json({"accepted": True} | ({"detail": reply.detail} if reply.detail else {}))
+    else:
+        output.note("Sent.")
+
+
+def to_json(info: wire.SessionInfo) -> dict[str, Any]:
+    """A session as JSON; the memory is measured now."""
+    answer: dict[str, Any] = {
+        "sessionId": info.session_id,
+        "agent": info.agent,
+        "directory": info.directory,
+        "phase": info.phase.value,
+        "pid": info.supervisor.pid if info.supervisor else None,
+        "agentPid": info.agent_process.pid if info.agent_process else None,
+        "startedBy": info.started_by,
+        "startedAt": iso(info.started_at),
+        "namespace": info.namespace,
+        "memoryBytes": memory(info),
+    }
+    if info.phase is Phase.ENDED:
+        answer |= {
+            "reason": info.reason.value if info.reason else None,
+            "exitCode": info.exit_code,
+            "exitSignal": info.exit_signal,
+            "endedAt": None if info.ended_at is None else iso(info.ended_at),
+            "detail": info.detail,
+        }
+    return answer
+
+
+def memory(info: wire.SessionInfo) -> int:
+    """Bytes held by a session's processes: supervisor, agent and everything below them. 0 when they are gone."""
+    pids: set[int] = set()
+    for process in (info.supervisor, info.agent_process):
+        if process is not None and info.phase is not Phase.ENDED and procs.is_alive(process):
+            pids |= {process.pid} | {below.pid for below in procs.descendants(process.pid)}
+    return sum(map(procs.memory_bytes, pids))
+
+
+def _sessions(config: Config, *, ended: bool) -> list[wire.SessionInfo]:
+    with output.Progress("Waiting for the runner …") as progress:
+        return Control(config, progress).ask(wire.ListSessions(ended=ended), wire.SessionList).sessions
+
+
+def _of_all_namespaces(*, ended: bool) -> list[wire.SessionInfo]:
+    """The sessions of all runners. Those in trouble are told on stderr; NotRunning when none answers."""
+    found: list[wire.SessionInfo] = []
+    answered = False
+    for name, config in load_all():
+        try:
+            if isinstance(config, HapiError):
+                raise config
+            found += _sessions(config, ended=ended)
+            answered = True
+        except NotRunning:
+            continue
+        except HapiError as error:
+            output.note(f"{name}: {error.message}")
+    if not answered:
+        raise NotRunning("No runner is running, in any namespace.")
+    return found
+
+
+def _print(found: list[wire.SessionInfo], *, with_namespace: bool) -> None:
+    headings = ["ID", "AGENT", "DIRECTORY", "PHASE", "PID", "STARTED BY", "AGE", "MEMORY"]
+    rows = [_row(info) for info in found]
+    if with_namespace:
+        headings = ["NAMESPACE", *headings]
+        rows = [[info.namespace, *row] for info, row in zip(found, rows, strict=True)]
+    output.table(headings, rows)
+
+
+def _row(info: wire.SessionInfo) -> list[str]:
+    ended = info.phase is Phase.ENDED
+    why = f" ({info.reason.value})" if ended and info.reason else ""
+    return [
+        info.session_id,
+        output.clean(info.agent),
+        output.home_short(info.directory),
+        output.paint_phase(info.phase.value) + why,
+        str(info.supervisor.pid) if info.supervisor and not ended else "-",
+        info.started_by,
+        output.duration((info.ended_at or now_ms()) - info.started_at),
+        "-" if ended else output.size(memory(info)),
+    ]

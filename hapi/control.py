@@ -1,0 +1,233 @@
+"""The command line's side of the control socket: one request, one reply, one deadline; and how a runner is stopped.
+
+Synchronous, no asyncio: this is on the path of every command.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import msgspec
+
+from hapi import files, procs, wire
+from hapi.clock import monotonic
+from hapi.config import Config
+from hapi.errors import ErrorCode, HapiError, NotRunning
+from hapi.ids import ProcessId
+from hapi.paths import Paths
+
+if TYPE_CHECKING:
+    import zmq
+
+STOP_TIMEOUT_S = 5.0
+_TICK_MS = 100
+_Reply = TypeVar("_Reply", bound=wire.ControlReply)
+Waiting = Callable[[float], None]
+
+
+class Control:
+    """The broker of one namespace, as its clients see it. Holds nothing open between requests."""
+
+    def __init__(self, config: Config, waiting: Waiting | None = None) -> None:
+        """`waiting` is called about every 0.1 s with the seconds passed while a reply is outstanding."""
+        self._config = config
+        self._waiting = waiting
+        self._numbers = itertools.count(1)
+
+    def request(self, body: wire.ControlRequest, timeout_s: float | None = None) -> wire.ControlReply:
+        """Ask the broker and return its reply, within `timeout_s` (the configured control timeout by default).
+
+        Raises NotRunning at once when no broker holds the lock or its socket is missing, HapiError(timeout) when it
+        holds the lock and does not answer, the broker's own error when it refuses, and HapiError(protocol_mismatch)
+        for an answer that makes no sense. A request that timed out may still be carried out.
+        """
+        check_running(self._config.paths)
+        budget = self._config.control_timeout_ms / 1000 if timeout_s is None else timeout_s
+        reply = self._exchange(next(self._numbers), body, budget)
+        if isinstance(reply, wire.Failure):
+            raise reply.error()
+        return reply
+
+    def ask(self, body: wire.ControlRequest, kind: type[_Reply], timeout_s: float | None = None) -> _Reply:
+        """`request`, for a reply of one kind; another kind raises HapiError(protocol_mismatch)."""
+        reply = self.request(body, timeout_s)
+        if not isinstance(reply, kind):
+            raise _mismatch(f"{type(reply).__name__} in answer to {type(body).__name__}")
+        return reply
+
+    def _exchange(self, number: int, body: wire.ControlRequest, budget: float) -> wire.ControlReply:
+        import zmq
+
+        header = wire.Header(to=wire.BROKER, sender=wire.CLI, request=number)
+        frames = [wire.encode(header), wire.encode(body)]
+        context = zmq.Context(io_threads=1)
+        try:
+            socket = context.socket(zmq.REQ)
+            socket.linger = 0
+            socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
+            socket.connect(self._config.paths.control_endpoint)
+            socket.send_multipart(frames)
+            self._await(socket, budget)
+            return _decode(number, socket.recv_multipart())
+        finally:
+            context.destroy(linger=0)
+
+    def _await(self, socket: zmq.Socket[bytes], budget: float) -> None:
+        """Return when a reply can be read. Raises NotRunning, HapiError(timeout)."""
+        started = monotonic()
+        while (passed := monotonic() - started) < budget:
+            if socket.poll(min(_TICK_MS, max(1, round((budget - passed) * 1000)))):
+                return
+            if self._waiting:
+                self._waiting(monotonic() - started)
+        if not files.is_locked(self._config.paths.lock):
+            raise NotRunning("The runner ended before it answered.")
+        message = f"The runner holds its lock but has not answered within {budget:g} s."
+        raise HapiError(ErrorCode.TIMEOUT, message, "See what it is doing: hapi doctor")
+
+
+def check_running(paths: Paths) -> None:
+    """Return if a broker holds the lock and has its socket in place. Raises NotRunning with the reason otherwise."""
+    try:
+        held = files.is_locked(paths.lock)
+    except OSError as error:
+        message = f"Cannot read the lock {paths.lock}: {error.strerror}"
+        raise HapiError(ErrorCode.BAD_CONFIGURATION, message, "It must be a file of yours.") from None
+    if not held:
+        raise NotRunning("The runner is not running: no process holds its lock.")
+    if not socket_path(paths).exists():
+        hint = "Try again in a moment; if it stays like this: hapi runner restart"
+        raise NotRunning("The runner is starting or stopping: it holds its lock but has no socket.", hint)
+
+
+def socket_path(paths: Paths) -> Path:
+    """The file of the control socket."""
+    return Path(paths.control_endpoint.removeprefix("ipc://"))
+
+
+def _decode(number: int, frames: list[bytes]) -> wire.ControlReply:
+    if len(frames) != 2:
+        raise _mismatch(f"a message of {len(frames)} frames")
+    header = wire.decode_header(frames[0])
+    if not header.reply or header.request != number:
+        raise _mismatch("an answer to another request")
+    try:
+        return wire.decode(wire.FOR_CLI, frames[1])
+    except HapiError as error:
+        raise _mismatch(error.message) from None
+
+
+def _mismatch(what: str) -> HapiError:
+    hint = "The runner and this hapi do not fit together: hapi runner restart"
+    return HapiError(ErrorCode.PROTOCOL_MISMATCH, f"The runner sent {what}.", hint)
+
+
+class Stopped(msgspec.Struct, kw_only=True):
+    """How a runner was stopped. `running`: there was one; `how`: asked, or the signal that it took."""
+
+    running: bool = True
+    pid: int | None = None
+    sessions: int | None = None
+    how: Literal["asked", "SIGTERM", "SIGKILL"] | None = None
+
+
+def stop(config: Config, waiting: Waiting | None = None) -> Stopped:
+    """Stop the runner; sessions live on. Returns when its process is gone, or at once when none runs.
+
+    It is asked first; one that holds the lock without answering within the control timeout, or does not end within
+    STOP_TIMEOUT_S, gets SIGTERM and then SIGKILL, each bounded by STOP_TIMEOUT_S, once its identity is verified.
+    Raises HapiError(still_alive) when it cannot be ended, or not be identified (then nothing was signalled).
+    """
+    paths = config.paths
+    who = lock_holder(paths)
+    sessions = None
+    try:
+        control = Control(config, waiting)
+        who = procs.identity(control.ask(wire.GetStatus(), wire.Status).pid) or who
+        sessions = control.ask(wire.StopRunner(), wire.RunnerStopping).sessions
+    except NotRunning:
+        if not files.is_locked(paths.lock):
+            return Stopped(running=False)
+    except HapiError as error:
+        if error.code not in {ErrorCode.TIMEOUT, ErrorCode.PROTOCOL_MISMATCH, ErrorCode.SHUTTING_DOWN}:
+            raise
+    if who is None:
+        return _unidentified(paths)
+    patience = 0 if sessions is None and procs.is_alive(who) else STOP_TIMEOUT_S
+    how: Literal["asked", "SIGTERM", "SIGKILL"] = "asked" if wait_gone(who, patience) else force(who)
+    return Stopped(pid=who.pid, sessions=sessions, how=how)
+
+
+def force(who: ProcessId) -> Literal["SIGTERM", "SIGKILL"]:
+    """End that very process by signals, the milder first; returns the one that did it. HapiError(still_alive)."""
+    procs.send_signal(who, signal.SIGTERM)
+    if wait_gone(who, STOP_TIMEOUT_S):
+        return "SIGTERM"
+    procs.send_signal(who, signal.SIGKILL)
+    if wait_gone(who, STOP_TIMEOUT_S):
+        return "SIGKILL"
+    hint = "A process that the kernel holds, or another user's, cannot be ended from here."
+    raise HapiError(ErrorCode.STILL_ALIVE, f"Process {who.pid} survives SIGKILL.", hint)
+
+
+def wait_gone(who: ProcessId, timeout_s: float) -> bool:
+    """Wait until that process has ended, `timeout_s` at most; whether it has."""
+    deadline = monotonic() + timeout_s
+    fd = procs.open_pidfd(who)
+    poller = select.poll()
+    if fd is not None:
+        poller.register(fd, select.POLLIN)
+    try:
+        while procs.is_alive(who):
+            left_ms = (deadline - monotonic()) * 1000
+            if left_ms <= 0:
+                return False
+            poller.poll(left_ms if fd is not None else min(left_ms, _TICK_MS))
+        return True
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def lock_holder(paths: Paths) -> ProcessId | None:
+    """The runner process whose pid is in the lock file: None unless the lock is held and that process is a runner."""
+    try:
+        if not files.is_locked(paths.lock):
+            return None
+        digits = paths.lock.read_text(errors="replace").split()[0]
+        pid = int(digits)
+    except (OSError, ValueError, IndexError):
+        return None
+    who = procs.identity(pid)
+    words = command_line(pid)
+    return who if "hapi.broker" in words or words.startswith("hapi: broker") else None
+
+
+def command_line(pid: int) -> str:
+    """What `ps` shows for `pid`; "" when it is gone or hidden."""
+    if sys.platform == "linux":
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            return ""
+    import psutil
+
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _unidentified(paths: Paths) -> Stopped:
+    """The lock's holder is unknown: fine if it let go meanwhile, else an error; nothing is signalled."""
+    if not files.is_locked(paths.lock):
+        return Stopped(how="asked")
+    message = f"A process holds {paths.lock}, does not answer, and cannot be identified as a runner; nothing was done."
+    raise HapiError(ErrorCode.STILL_ALIVE, message, "See who holds it: hapi doctor")

@@ -1,0 +1,285 @@
+"""Starting and stopping the runner process. What holds the lock is running; what answers is well."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+
+from hapi import __version__, files, wire
+from hapi.clock import monotonic
+from hapi.config import Config
+from hapi.control import Control, Stopped, Waiting, stop
+from hapi.errors import ErrorCode, HapiError, NotRunning
+from hapi.paths import Paths
+
+if TYPE_CHECKING:
+    import subprocess
+
+START_TIMEOUT_S = 5.0
+_POLL_S = 0.05
+_KILL_S = 2.0
+_TAIL_LINES = 5
+
+
+class Started(msgspec.Struct, kw_only=True):
+    """A runner that answers. `already`: it ran before; `replaced`: the version that was stopped for it."""
+
+    pid: int
+    endpoint: str
+    log: str
+    version: str
+    already: bool = False
+    replaced: str | None = None
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    message: str
+    hint: str = ""
+
+
+class _Report(msgspec.Struct):
+    """The one line that a starting broker writes to its ready descriptor."""
+
+    pid: int = 0
+    endpoint: str = ""
+    log: str = ""
+    error: _Problem | None = None
+
+
+def start(config: Config, roots: Sequence[str] = (), waiting: Waiting | None = None) -> Started:
+    """Have a runner of this version: start one, or find it running, or replace one of another version.
+
+    A replaced runner hands down its workspace roots unless `roots` are given. Returns when the control socket
+    answers, within START_TIMEOUT_S of starting it. Raises HapiError: start_failed with the reason, timeout when the
+    runner that holds the lock does not answer, already_running when a service manager owns the other version.
+    """
+    status = probe(config, waiting)
+    if status is None:
+        return _launch(config, roots)
+    if status.version == __version__ or config.handoff_disabled:
+        return _found(status)
+    _refuse_supervised(status)
+    stop(config, waiting)
+    started = _launch(config, roots or status.workspace_roots)
+    started.replaced = status.version
+    return started
+
+
+def ensure_running(config: Config, waiting: Waiting | None = None) -> Started:
+    """`start`, for commands that need a runner: one that a service manager owns is used whatever its version.
+
+    A runner that must be started gets the workspace roots that the last one wrote down: a crash widens nothing.
+    """
+    status = probe(config, waiting)
+    if status is not None and (status.version == __version__ or status.supervised or config.handoff_disabled):
+        return _found(status)
+    return start(config, _recorded_roots(config.paths) if status is None else (), waiting)
+
+
+def restart(config: Config, roots: Sequence[str] = (), waiting: Waiting | None = None) -> tuple[Stopped, Started]:
+    """Stop the runner, if one runs, and start it with the same workspace roots unless `roots` are given.
+
+    Raises as `start` and `stop` do, and HapiError(already_running) when a service manager owns it.
+    """
+    try:
+        status = probe(config, waiting)
+    except HapiError as error:
+        if error.code not in {ErrorCode.TIMEOUT, ErrorCode.PROTOCOL_MISMATCH}:
+            raise
+        status = None
+    if status is not None:
+        _refuse_supervised(status)
+    kept = list(roots) or (status.workspace_roots if status else _recorded_roots(config.paths))
+    stopped = stop(config, waiting)
+    return stopped, _launch(config, kept)
+
+
+def run_in_foreground(config: Config, roots: Sequence[str] = (), waiting: Waiting | None = None) -> NoReturn:
+    """Become the runner: this process is replaced, its stdio kept. A runner of another version is stopped first.
+
+    Raises HapiError(already_running) when one of this version runs.
+    """
+    status = probe(config, waiting)
+    kept = list(roots)
+    if status is not None:
+        if status.version == __version__:
+            hint = "Stop it first: hapi runner stop"
+            raise HapiError(ErrorCode.ALREADY_RUNNING, f"The runner is running already (pid {status.pid}).", hint)
+        _refuse_supervised(status)
+        stop(config, waiting)
+        kept = kept or status.workspace_roots
+    sys.stdout.flush()
+    os.execve(sys.executable, command(config, kept), _environment())  # noqa: S606 - the runner is what we become
+
+
+def command(config: Config, roots: Sequence[str], ready_fd: int | None = None) -> list[str]:
+    """The command line of a runner process."""
+    words = [sys.executable, "-m", "hapi.broker", "--namespace", config.namespace]
+    for root in roots:
+        words += ["--workspace-root", root]
+    return words if ready_fd is None else [*words, "--ready-fd", str(ready_fd)]
+
+
+def probe(config: Config, waiting: Waiting | None = None) -> wire.Status | None:
+    """The status of the runner, None when none runs. One that is just starting or stopping is waited for.
+
+    Raises HapiError(timeout) when the lock is held and nobody answers, within the control timeout.
+    """
+    deadline = monotonic() + max(START_TIMEOUT_S, config.control_timeout_ms / 1000)
+    while True:
+        try:
+            return Control(config, waiting).ask(wire.GetStatus(), wire.Status)
+        except NotRunning as error:
+            if not files.is_locked(config.paths.lock):
+                return None
+            if monotonic() >= deadline:
+                raise HapiError(ErrorCode.TIMEOUT, error.message, "See what holds it: hapi doctor") from None
+        select.select([], [], [], _POLL_S)  # the socket appears or the lock goes: neither can be waited for
+
+
+def _found(status: wire.Status) -> Started:
+    return Started(pid=status.pid, endpoint=status.endpoint, log=status.log_path, version=status.version, already=True)
+
+
+def _refuse_supervised(status: wire.Status) -> None:
+    if status.supervised:
+        message = f"A service manager owns the runner (pid {status.pid}, version {status.version})."
+        hint = "Restart it there, for example: systemctl --user restart hapi-runner"
+        raise HapiError(ErrorCode.ALREADY_RUNNING, message, hint)
+
+
+def _launch(config: Config, roots: Sequence[str]) -> Started:
+    """Start a runner; when another start wins the race, the winner's."""
+    config.paths.make_private()
+    deadline = monotonic() + START_TIMEOUT_S
+    while True:
+        report = _run_broker(config, roots, deadline)
+        if report.error is None:
+            return Started(pid=report.pid, endpoint=report.endpoint, log=report.log, version=__version__)
+        problem = wire.Failure(report.error.code, report.error.message, report.error.hint).error()
+        if problem.code is not ErrorCode.ALREADY_RUNNING or monotonic() >= deadline:
+            raise problem
+        winner = probe(config)
+        if winner is not None:
+            return _found(winner)
+
+
+def _run_broker(config: Config, roots: Sequence[str], deadline: float) -> _Report:
+    """Start one detached runner process and return its report; a process that made none is not left behind."""
+    import subprocess
+
+    log = config.paths.log("runner")
+    log_start = log.stat().st_size if log.exists() else 0
+    ready, theirs = os.pipe()
+    try:
+        process = subprocess.Popen(
+            command(config, roots, theirs),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=_environment(),
+            pass_fds=[theirs],
+            start_new_session=True,
+        )
+        os.close(theirs)
+        theirs = -1
+        line = _read_line(ready, deadline)
+        if not line:
+            raise _start_failed(process, ended=line is not None, log=log, log_start=log_start)
+        if b'"error"' not in line:
+            process.returncode = 0  # it lives on; it is not ours to wait for
+        else:
+            _end(process)
+        return _decode(line, log)
+    finally:
+        os.close(ready)
+        if theirs >= 0:
+            os.close(theirs)
+
+
+def _read_line(fd: int, deadline: float) -> bytes | None:
+    """The line that arrives on `fd`; b"" when it is closed without one, None at the deadline."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    data = b""
+    while not data.endswith(b"\n"):
+        if not poller.poll(max(0.0, deadline - monotonic()) * 1000):
+            return None
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            return data.strip()
+        data += chunk
+    return data.strip()
+
+
+def _decode(line: bytes, log: Path) -> _Report:
+    try:
+        return msgspec.json.decode(line, type=_Report)
+    except msgspec.MsgspecError as error:
+        raise HapiError(ErrorCode.START_FAILED, f"The runner reported nonsense: {error}", f"Its log: {log}") from None
+
+
+def _start_failed(process: subprocess.Popen[bytes], *, ended: bool, log: Path, log_start: int) -> HapiError:
+    """Why a runner made no report; it is ended if it still runs."""
+    status = _end(process, _KILL_S if ended else 0)
+    if not ended:
+        why = f"The runner did not answer within {START_TIMEOUT_S:g} s; it was ended"
+    elif status < 0:
+        why = f"The runner was killed by signal {-status} while it started"
+    else:
+        why = f"The runner ended while it started, with exit status {status}"
+    lines = _tail(log, log_start)
+    story = "".join(f"\n  {line}" for line in lines) or " (which says nothing of it)"
+    hint = "Watch it start: hapi runner start-sync"
+    return HapiError(ErrorCode.START_FAILED, f"{why}. Its log is {log}{':' if lines else ''}{story}", hint)
+
+
+def _end(process: subprocess.Popen[bytes], patience_s: float = _KILL_S) -> int:
+    """End our own child, its whole group, and return its exit status: patience, SIGTERM, SIGKILL."""
+    import signal
+    import subprocess
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            return process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, number)  # not reaped yet, so the group is still ours
+            patience_s = _KILL_S
+    return process.wait(_KILL_S)
+
+
+def _tail(log: Path, start_at: int) -> list[str]:
+    """The last lines that were added to the log after `start_at`."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start_at, log.stat().st_size - 65536))
+            return file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
+    except OSError:
+        return []
+
+
+def _recorded_roots(paths: Paths) -> list[str]:
+    """The workspace roots that the last runner wrote down, for when it cannot be asked."""
+    try:
+        state = msgspec.json.decode(paths.state.read_bytes())
+        return msgspec.convert(state.get("workspaceRoots") or [], list[str])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
+        return []
+
+
+def _environment() -> dict[str, str]:
+    """Our environment; for a checkout run as `python -m hapi`, with the way back to it (the runner's cwd is /)."""
+    environ = dict(os.environ)
+    root = str(Path(__file__).resolve().parent.parent)
+    here = os.path.realpath(sys.path[0] or os.getcwd()) if sys.path else ""
+    if here == root and root not in map(os.path.realpath, sys.path[1:]):
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH", "")]))
+    return environ

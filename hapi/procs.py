@@ -1,0 +1,176 @@
+"""The process table: who is that, is it alive, end it. Linux reads /proc; elsewhere psutil answers.
+
+A pid is never trusted alone: identities (`ids.ProcessId`) are checked again before every signal.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from pathlib import Path
+
+from hapi.ids import ProcessId
+
+LINUX = sys.platform == "linux"
+_ZOMBIE_STATES = frozenset("ZXx")
+
+
+@functools.cache
+def boot_id() -> str:
+    """A name for the current boot that no other boot has."""
+    if LINUX:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    import psutil
+
+    return f"boot-{round(psutil.boot_time())}"
+
+
+def identity(pid: int) -> ProcessId | None:
+    """Who runs under `pid` now; None when nobody does. A zombie counts as nobody."""
+    ticks = _start_ticks(pid)
+    return None if ticks is None else ProcessId(pid, ticks, boot_id())
+
+
+def own_identity() -> ProcessId:
+    """The calling process."""
+    found = identity(os.getpid())
+    if found is None:  # pragma: no cover - /proc is not mounted
+        raise RuntimeError("cannot read the process table")
+    return found
+
+
+def is_alive(process: ProcessId) -> bool:
+    """Whether that very process still runs. Zombies, other boots and reused pids are not it."""
+    return process.boot_id == boot_id() and _start_ticks(process.pid) == process.start_ticks
+
+
+def send_signal(process: ProcessId, number: signal.Signals) -> bool:
+    """Signal that very process; False when it is gone or not ours. Never hits a stranger under a reused pid."""
+    if not is_alive(process):
+        return False
+    try:
+        if LINUX:
+            fd = os.pidfd_open(process.pid)
+            try:
+                if is_alive(process):  # the fd now pins whoever has the pid
+                    signal.pidfd_send_signal(fd, number)
+                    return True
+                return False
+            finally:
+                os.close(fd)
+        os.kill(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def open_pidfd(process: ProcessId) -> int | None:
+    """A descriptor that becomes readable when that process ends; None when it is gone or this is not Linux."""
+    if not LINUX:
+        return None
+    try:
+        fd = os.pidfd_open(process.pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+    if is_alive(process):
+        return fd
+    os.close(fd)
+    return None
+
+
+def memory_bytes(pid: int) -> int:
+    """Memory that `pid` adds to the machine: PSS where the kernel tells it, else RSS; 0 when it is gone."""
+    try:
+        if LINUX:
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+            return 0
+        import psutil
+
+        return int(psutil.Process(pid).memory_info().rss)
+    except (OSError, ValueError, ImportError):
+        return 0
+    except Exception as error:  # psutil's own errors; named here to keep psutil off the fast path
+        if type(error).__module__.startswith("psutil"):
+            return 0
+        raise
+
+
+def children(pid: int) -> list[int]:
+    """The direct children of `pid`, without zombies' children; [] when it is gone."""
+    if LINUX:
+        found: list[int] = []
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+        except OSError:
+            pass  # the process ended while we looked
+        return found
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
+
+
+def descendants(pid: int) -> list[ProcessId]:
+    """All living processes below `pid` (itself not included), parents before their children."""
+    found: list[ProcessId] = []
+    queue = [pid]
+    while queue:
+        for child in children(queue.pop(0)):
+            queue.append(child)
+            who = identity(child)
+            if who is not None:
+                found.append(who)
+    return found
+
+
+def marked(name: str, value: str) -> list[ProcessId]:
+    """This user's processes whose environment has `name=value`: what a lost supervisor left behind."""
+    needle = f"{name}={value}".encode()
+    if LINUX:
+        candidates = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    else:
+        import psutil
+
+        candidates = psutil.pids()
+    return [who for pid in candidates if needle in _environ(pid) and (who := identity(pid)) is not None]
+
+
+def _environ(pid: int) -> list[bytes]:
+    try:
+        if LINUX:
+            return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        import psutil
+
+        return [f"{key}={value}".encode() for key, value in psutil.Process(pid).environ().items()]
+    except OSError:
+        return []
+    except Exception as error:
+        if type(error).__module__.startswith("psutil"):
+            return []
+        raise
+
+
+def _start_ticks(pid: int) -> int | None:
+    if pid <= 0:
+        return None
+    if LINUX:
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            return None
+        fields = text.rpartition(")")[2].split()  # the name may hold blanks and parentheses
+        return None if fields[0] in _ZOMBIE_STATES else int(fields[19])
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time() * 100)
+    except psutil.Error:
+        return None

@@ -1,0 +1,708 @@
+"""Every message that crosses a socket of ours, its codec and its limits. The specification is docs/protocol.md.
+
+A message is two frames: a `Header` (who to, who from, which request) and a body, one tagged msgspec struct in
+MessagePack. The header's first element is `PROTOCOL`, name and version, so a stranger's bytes fail at once. There is
+one union and one decoder per receiver; a new field gets a default, an unknown field is skipped, nothing is retyped.
+The broker decodes headers and its own bodies only; all other bodies pass through untouched.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from hapi.errors import ErrorCode, HapiError
+from hapi.ids import ProcessId
+from hapi.lifecycle import EndReason, Phase
+
+PROTOCOL = "hapi/1"
+MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_FRAME_BYTES = 64 * 1024 * 1024  # ZeroMQ drops the connection of a peer that sends more
+
+BROKER = "broker"
+HUB = "hub"
+REAPER = "reaper"
+CLI = "cli"
+
+
+def session_peer(session_id: str) -> str:
+    """The logical address of a session's supervisor."""
+    return f"session:{session_id}"
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True, tag=PROTOCOL):
+    """Routing, and nothing else. `request` is the sender's number for a request (0: none); its reply repeats it."""
+
+    to: str
+    sender: str
+    request: int = 0
+    reply: bool = False
+
+
+# ---------------------------------------------------------------------------------------------------- shared parts
+
+
+class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What the runner knows of a session; also what `state.json` holds. Times are Unix milliseconds."""
+
+    session_id: str
+    namespace: str
+    agent: str
+    directory: str
+    phase: Phase
+    started_by: Literal["runner", "terminal"]
+    started_at: int
+    supervisor: ProcessId | None = None
+    agent_process: ProcessId | None = None
+    generation: int = 0
+    reason: EndReason | None = None
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    ended_at: int | None = None
+    detail: str | None = None
+    title: str | None = None
+    native_id: str | None = None
+    model: str | None = None
+    permission_mode: str | None = None
+    version: str = ""
+
+
+class WorktreeInfo(msgspec.Struct, omit_defaults=True):
+    """A git worktree made for a session; times in Unix milliseconds."""
+
+    base_path: str
+    branch: str
+    name: str
+    worktree_path: str
+    created_at: int
+
+
+class PermissionRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """An agent waits for leave to use a tool. `request_id` is the tool call's id where the agent gave one."""
+
+    request_id: str
+    tool: str
+    arguments: Any
+    created_at: int
+    tool_call_id: str | None = None
+
+
+class PermissionOutcome(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A permission request that is settled, with who settled it how."""
+
+    request: PermissionRequest
+    completed_at: int
+    status: Literal["approved", "denied", "canceled"]
+    decision: Literal["approved", "approved_for_session", "denied", "abort"] | None = None
+    mode: str | None = None
+    reason: str | None = None
+
+
+class Choice(msgspec.Struct, omit_defaults=True):
+    """One value of a picker (a model, a mode, an effort level)."""
+
+    value: str
+    name: str
+    description: str | None = None
+
+
+class SlashCommand(msgspec.Struct, omit_defaults=True):
+    """A command that the agent offers in its chat."""
+
+    name: str
+    description: str | None = None
+
+
+class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True):
+    """All that the hub shows of a session apart from the chat. Whole state: the newest one replaces the others."""
+
+    info: SessionInfo
+    effort: str | None = None
+    requests: list[PermissionRequest] = []
+    outcomes: list[PermissionOutcome] = []
+    worktree: WorktreeInfo | None = None
+    commands: list[SlashCommand] = []
+    models: list[Choice] = []
+    modes: list[Choice] = []
+    config: dict[str, str] = {}
+
+
+class Attachment(msgspec.Struct, omit_defaults=True):
+    """A file that a user put beside a message; `path` is on this machine."""
+
+    id: str
+    filename: str
+    mime_type: str
+    size: int
+    path: str
+
+
+# ------------------------------------------------------------------------------------------------------ chat events
+
+
+class UserText(msgspec.Struct, tag="user_text"):
+    """Words that a person typed on this machine, for the hub to show."""
+
+    text: str
+
+
+class AgentText(msgspec.Struct, tag="agent_text"):
+    """A finished block of the agent's answer, in Markdown."""
+
+    text: str
+
+
+class Reasoning(msgspec.Struct, tag="reasoning"):
+    """The agent's thinking; a later one of the same `block` replaces the earlier."""
+
+    block: str
+    text: str
+
+
+class ToolCall(msgspec.Struct, tag="tool_call", omit_defaults=True):
+    """A tool call begins or goes on; a later one of the same `call_id` updates it."""
+
+    call_id: str
+    name: str
+    input: Any
+    status: Literal["pending", "in_progress"] = "pending"
+    title: str | None = None
+    kind: str | None = None
+
+
+class ToolResult(msgspec.Struct, tag="tool_result", omit_defaults=True):
+    """A tool call is over."""
+
+    call_id: str
+    output: Any
+    is_error: bool = False
+
+
+class PlanEntry(msgspec.Struct):
+    """One step of a plan."""
+
+    content: str
+    priority: Literal["high", "medium", "low"] = "medium"
+    status: Literal["pending", "in_progress", "completed"] = "pending"
+
+
+class Plan(msgspec.Struct, tag="plan"):
+    """The agent's whole plan; it replaces the earlier one."""
+
+    entries: list[PlanEntry]
+
+
+class Usage(msgspec.Struct, tag="usage", omit_defaults=True, kw_only=True):
+    """Tokens of one turn, and how full the context is."""
+
+    model: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int | None = None
+    thought_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    context_tokens: int | None = None
+    context_window: int | None = None
+
+
+class Note(msgspec.Struct, tag="note", omit_defaults=True):
+    """A remark of ours in the chat; `is_error` draws it as an error."""
+
+    text: str
+    is_error: bool = False
+
+
+class Consumed(msgspec.Struct, tag="consumed"):
+    """These user messages (by the hub's `localId`) went to the agent."""
+
+    local_ids: list[str]
+
+
+class Indeterminate(msgspec.Struct, tag="indeterminate"):
+    """Whether these user messages reached the agent is not known; the user decides."""
+
+    local_ids: list[str]
+
+
+class ModeChanged(msgspec.Struct, tag="mode_changed"):
+    """The permission mode in force changed."""
+
+    mode: str
+
+
+class TurnEnded(msgspec.Struct, tag="turn_ended", omit_defaults=True):
+    """The agent is done with a prompt; `more` says that another one follows at once."""
+
+    stop_reason: str
+    more: bool = False
+
+
+Event = (
+    UserText
+    | AgentText
+    | Reasoning
+    | ToolCall
+    | ToolResult
+    | Plan
+    | Usage
+    | Note
+    | Consumed
+    | Indeterminate
+    | ModeChanged
+    | TurnEnded
+)
+
+
+class NumberedEvent(msgspec.Struct, omit_defaults=True):
+    """An event of the journal: `seq` rises by one per event of a session, over all its generations."""
+
+    seq: int
+    at: int
+    event: Event
+
+
+# --------------------------------------------------------------------------------------------------- requests, replies
+
+
+class GetStatus(msgspec.Struct, tag="get_status"):
+    """Everything `hapi runner status` shows. Reply: Status."""
+
+
+class ListSessions(msgspec.Struct, tag="list_sessions", omit_defaults=True):
+    """The sessions of this namespace. Reply: SessionList."""
+
+    ended: bool = False
+
+
+class Spawn(msgspec.Struct, tag="spawn", omit_defaults=True, kw_only=True):
+    """Start a session and wait until it is ready. Idempotent by `session_id`. Reply: Spawned.
+
+    `worktree`: None for none, "" for one with a made-up name. `env`: the caller's environment (a terminal's), None
+    for the runner's own. `existing`: continue the record of that id, with the agent's own memory if `resume` names it.
+    """
+
+    session_id: str
+    directory: str
+    agent: str
+    started_by: Literal["runner", "terminal"]
+    model: str | None = None
+    effort: str | None = None
+    permission_mode: str | None = None
+    yolo: bool = False
+    worktree: str | None = None
+    args: list[str] = []
+    env: dict[str, str] | None = None
+    resume: str | None = None
+    existing: bool = False
+    config: dict[str, str] = {}
+
+
+class StopSession(msgspec.Struct, tag="stop_session", omit_defaults=True):
+    """End a session: `target` is an id, a unique prefix of one, or PID-n. Reply: SessionStopped."""
+
+    target: str
+    by: Literal["user", "hub"] = "user"
+
+
+class SendText(msgspec.Struct, tag="send_text"):
+    """Say something to the agent, as a person at this machine. Reply: Accepted."""
+
+    target: str
+    text: str
+
+
+class StopRunner(msgspec.Struct, tag="stop_runner", omit_defaults=True):
+    """Stop the runner; sessions live on. Reply: RunnerStopping, sent when the workers are gone."""
+
+    source: str = "hapi-cli"
+
+
+class WorkerStatus(msgspec.Struct, omit_defaults=True):
+    """A worker process: pid 0 while it is down, `failed` when it is in a crash loop."""
+
+    pid: int
+    restarts: int
+    failed: str | None = None
+
+
+class HubStatus(msgspec.Struct, tag="hub_status", omit_defaults=True, kw_only=True):
+    """How the connector stands with the hub. `retry_at` is Unix milliseconds."""
+
+    url: str = ""
+    online: bool = False
+    reason: str | None = None
+    refused: bool = False
+    retry_at: int | None = None
+    machine_id: str | None = None
+    counters: dict[str, int] = {}
+
+
+class Status(msgspec.Struct, tag="status", omit_defaults=True, kw_only=True):
+    """The runner's own account. Times are Unix milliseconds."""
+
+    pid: int
+    version: str
+    namespace: str
+    endpoint: str
+    started_at: int
+    log_path: str
+    workspace_roots: list[str]
+    hub: HubStatus
+    workers: dict[str, WorkerStatus]
+    sessions: dict[str, int]
+    verdicts: dict[str, int]
+    counters: dict[str, int]
+    last_heartbeat: int | None = None
+    heartbeat_interval_ms: int = 60_000
+    supervised: bool = False
+    stopping: bool = False
+    warnings: list[str] = []
+
+
+class SessionList(msgspec.Struct, tag="session_list"):
+    """Reply to ListSessions, oldest first."""
+
+    sessions: list[SessionInfo]
+
+
+class Spawned(msgspec.Struct, tag="spawned", omit_defaults=True):
+    """The session is ready. `existing`: it ran already, this request started nothing."""
+
+    info: SessionInfo
+    existing: bool = False
+
+
+class SessionStopped(msgspec.Struct, tag="session_stopped", omit_defaults=True):
+    """How a stop ended, and by which rung of the ladder: cancel, eof, terminate, kill."""
+
+    status: Literal["stopped", "already_gone", "still_alive"]
+    session_id: str
+    rung: str | None = None
+    survivors: list[int] = []
+
+
+class RunnerStopping(msgspec.Struct, tag="runner_stopping"):
+    """The runner has said goodbye to the hub and exits now; `sessions` live on."""
+
+    sessions: int
+
+
+class Accepted(msgspec.Struct, tag="accepted", omit_defaults=True):
+    """Done or safely on disk; nothing more to say."""
+
+    detail: str | None = None
+
+
+class Failure(msgspec.Struct, tag="failure", omit_defaults=True):
+    """A request failed. `code` is an errors.ErrorCode, or one that a newer peer invented."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+    def error(self) -> HapiError:
+        """This failure as an exception; an unknown code becomes `internal`."""
+        try:
+            code = ErrorCode(self.code)
+        except ValueError:
+            code = ErrorCode.INTERNAL
+        return HapiError(code, self.message, self.hint)
+
+
+def failure(error: HapiError) -> Failure:
+    """An exception as it crosses the wire."""
+    return Failure(error.code.value, error.message, error.hint)
+
+
+# ------------------------------------------------------------------------------------------ workers ⇄ broker
+
+
+class Hello(msgspec.Struct, tag="hello", omit_defaults=True, kw_only=True):
+    """A peer introduces itself, after every (re)connection and whenever the broker asks. Reply: Welcome.
+
+    `name` is the logical address (`hub`, `reaper`, `session:ID`); `generation` tells two supervisors of one session
+    apart; `info` is what a supervisor knows of its session, None from one that has yet to learn its order.
+    """
+
+    name: str
+    process: ProcessId
+    version: str
+    generation: int = 0
+    info: SessionInfo | None = None
+
+
+class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
+    """The broker knows the peer now. `order`: what a new supervisor is to do; `hub`: the connector is there."""
+
+    instance: str
+    hub: bool = False
+    order: Spawn | None = None
+    workspace_roots: list[str] = []
+    runner_pid: int = 0
+    runner_started_at: int = 0
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """The broker will not have this peer (a late child, an old generation): end, leaving nothing behind."""
+
+    reason: str
+
+
+class HelloWanted(msgspec.Struct, tag="hello_wanted"):
+    """The broker does not know the sender (it is new): say hello."""
+
+
+class Beat(msgspec.Struct, tag="beat"):
+    """A sign of life when there is nothing else to say."""
+
+
+class SessionChanged(msgspec.Struct, tag="session_changed"):
+    """A supervisor's news of its session; `info.phase` `ended` is the last one."""
+
+    info: SessionInfo
+
+
+class SpawnFailed(msgspec.Struct, tag="spawn_failed", kw_only=True):
+    """The session never became ready; its supervisor exits."""
+
+    session_id: str
+    failure: Failure
+
+
+class PeerUp(msgspec.Struct, tag="peer_up"):
+    """A worker said hello; supervisors then tell the hub connector all it must know."""
+
+    name: str
+
+
+class PeerDown(msgspec.Struct, tag="peer_down"):
+    """A worker is gone."""
+
+    name: str
+
+
+class Shutdown(msgspec.Struct, tag="shutdown"):
+    """The runner stops: say goodbye to the hub, answer Accepted, exit."""
+
+    source: str
+
+
+class Watched(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A session's processes, for the reaper to watch."""
+
+    session_id: str
+    supervisor: ProcessId
+    agent: ProcessId | None = None
+
+
+class Watch(msgspec.Struct, tag="watch"):
+    """Tell me when one of these supervisors dies."""
+
+    sessions: list[Watched]
+
+
+class Unwatch(msgspec.Struct, tag="unwatch"):
+    """This session has ended: its supervisor may go, nothing is left behind; say only when it is gone."""
+
+    session_id: str
+
+
+class SupervisorGone(msgspec.Struct, tag="supervisor_gone", omit_defaults=True, kw_only=True):
+    """The reaper saw a supervisor end; one that was still wanted left `reaped` processes behind, which are ended."""
+
+    session_id: str
+    process: ProcessId
+    reaped: int = 0
+    survivors: list[int] = []
+
+
+class Heartbeat(msgspec.Struct, tag="heartbeat", omit_defaults=True, kw_only=True):
+    """The reaper's sweep is done: how many sessions it found alive, and the version that is installed now."""
+
+    at: int
+    alive: int
+    installed_version: str
+
+
+class SessionLost(msgspec.Struct, tag="session_lost"):
+    """The broker ends a session whose supervisor can no longer speak; the connector tells the hub."""
+
+    info: SessionInfo
+
+
+# --------------------------------------------------------------------------------------------------- hub ⇄ session
+
+
+class UserMessage(msgspec.Struct, tag="user_message", omit_defaults=True, kw_only=True):
+    """A person's message. De-duplicated by `id`. Reply: Accepted, once it is on disk."""
+
+    id: str
+    text: str
+    created_at: int
+    local_id: str | None = None
+    seq: int | None = None
+    attachments: list[Attachment] = []
+
+
+class CancelMessage(msgspec.Struct, tag="cancel_message", omit_defaults=True):
+    """Take a queued message back. Reply: MessageFate."""
+
+    id: str
+    local_id: str | None = None
+
+
+class MessageFate(msgspec.Struct, tag="message_fate"):
+    """`removed`: it will not reach the agent; `consumed`: it has; `unknown`: we cannot tell."""
+
+    fate: Literal["removed", "in_flight", "consumed", "unknown"]
+
+
+class RetryMessage(msgspec.Struct, tag="retry_message"):
+    """Queue a message again that the user chose to retry. Reply: Accepted."""
+
+    message: UserMessage
+
+
+class AnswerPermission(msgspec.Struct, tag="answer_permission", omit_defaults=True, kw_only=True):
+    """A person's answer to a permission request. Reply: Accepted, or Failure when nothing waits under that id."""
+
+    request_id: str
+    approved: bool
+    decision: Literal["approved", "approved_for_session", "denied", "abort"] | None = None
+    mode: str | None = None
+    allow_tools: list[str] | None = None
+    answers: Any = None
+
+
+class AbortTurn(msgspec.Struct, tag="abort_turn"):
+    """Cancel the running turn; the session and its queue stay. Reply: Accepted."""
+
+
+class Configure(msgspec.Struct, tag="configure"):
+    """Change model, mode, effort or another option while running. Reply: Configured."""
+
+    values: dict[str, str | None]
+
+
+class Configured(msgspec.Struct, tag="configured"):
+    """The values now in force, one for every key asked for."""
+
+    applied: dict[str, str | None]
+
+
+class Delivered(msgspec.Struct, tag="delivered"):
+    """The hub has every event up to and including `seq`."""
+
+    seq: int
+
+
+class Events(msgspec.Struct, tag="events"):
+    """Journalled events in order, for the hub. Answered, some time later, by Delivered."""
+
+    events: list[NumberedEvent]
+
+
+class LiveReasoning(msgspec.Struct, tag="live_reasoning"):
+    """Thinking as it grows; not journalled, may be dropped."""
+
+    block: str
+    text: str
+
+
+ControlRequest = GetStatus | ListSessions | Spawn | StopSession | SendText | StopRunner
+ControlReply = Status | SessionList | Spawned | SessionStopped | RunnerStopping | Accepted | Failure
+ToBroker = (
+    Hello
+    | Beat
+    | SessionChanged
+    | SpawnFailed
+    | SessionStopped
+    | SupervisorGone
+    | Heartbeat
+    | HubStatus
+    | Accepted
+    | Failure
+    | Spawn
+    | StopSession
+    | StopRunner
+)
+ToSession = (
+    Welcome
+    | Refused
+    | HelloWanted
+    | PeerUp
+    | PeerDown
+    | StopSession
+    | SendText
+    | UserMessage
+    | CancelMessage
+    | RetryMessage
+    | AnswerPermission
+    | AbortTurn
+    | Configure
+    | Delivered
+    | Failure
+)
+ToHub = (
+    Welcome
+    | Refused
+    | HelloWanted
+    | PeerUp
+    | PeerDown
+    | Shutdown
+    | SessionLost
+    | Snapshot
+    | Events
+    | LiveReasoning
+    | Spawned
+    | SessionStopped
+    | RunnerStopping
+    | MessageFate
+    | Configured
+    | Accepted
+    | Failure
+)
+ToReaper = Welcome | Refused | HelloWanted | PeerUp | PeerDown | Watch | Unwatch | Accepted | Failure
+
+_T = TypeVar("_T")
+_encoder = msgspec.msgpack.Encoder()
+_header_decoder = msgspec.msgpack.Decoder(Header)
+FOR_CONTROL: msgspec.msgpack.Decoder[ControlRequest] = msgspec.msgpack.Decoder(ControlRequest)
+FOR_CLI: msgspec.msgpack.Decoder[ControlReply] = msgspec.msgpack.Decoder(ControlReply)
+FOR_BROKER: msgspec.msgpack.Decoder[ToBroker] = msgspec.msgpack.Decoder(ToBroker)
+FOR_SESSION: msgspec.msgpack.Decoder[ToSession] = msgspec.msgpack.Decoder(ToSession)
+FOR_HUB: msgspec.msgpack.Decoder[ToHub] = msgspec.msgpack.Decoder(ToHub)
+FOR_REAPER: msgspec.msgpack.Decoder[ToReaper] = msgspec.msgpack.Decoder(ToReaper)
+
+
+def encode(message: Any) -> bytes:
+    """A header or body as bytes. Raises HapiError(too_large) for a body over MAX_BODY_BYTES."""
+    data = _encoder.encode(message)
+    if len(data) > MAX_BODY_BYTES:
+        raise _too_large(len(data))
+    return data
+
+
+def decode_header(data: bytes) -> Header:
+    """Raises HapiError(protocol_mismatch) for anything but a header of this protocol version."""
+    try:
+        return _header_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        hint = "Both ends must speak the same protocol: hapi runner restart"
+        raise HapiError(ErrorCode.PROTOCOL_MISMATCH, f"Not a {PROTOCOL} header: {error}", hint) from None
+
+
+def decode(decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
+    """One body for one receiver. Raises HapiError: too_large, or bad_request for bytes that are no such message."""
+    if len(data) > MAX_BODY_BYTES:
+        raise _too_large(len(data))
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise HapiError(ErrorCode.BAD_REQUEST, f"Not a message for this receiver: {error}") from None
+
+
+def _too_large(size: int) -> HapiError:
+    return HapiError(ErrorCode.TOO_LARGE, f"A message of {size} bytes is over the limit of {MAX_BODY_BYTES}.")

@@ -1,0 +1,117 @@
+"""What every part of the connector shares, and the contract of the bus it talks through."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import sys
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from hapi import __version__, wire
+from hapi.clock import now_ms
+from hapi.config import Config
+from hapi.workers.hub.door import Site
+from hapi.workers.hub.rest import Rest
+from hapi.workers.hub.ticker import Ticker
+
+CONNECTING_AT_ONCE = 32
+_log = logging.getLogger("hapi.hub")
+
+
+class Bus(Protocol):
+    """The connector's connection to the broker: `hapi.workers.link.Link`, or a test's double."""
+
+    connected: bool
+
+    def send(self, to: str, body: Any) -> bool:
+        """Send without waiting; False (and counted there) when it cannot go out now."""
+
+    async def request(self, to: str, body: Any, timeout_s: float) -> Any:
+        """The reply's body. Raises HapiError: the peer's Failure, or timeout."""
+
+    def reply(self, header: wire.Header, body: Any) -> bool:
+        """Answer a request."""
+
+    async def receive(self) -> tuple[wire.Header, Any]:
+        """The next message for us that is not a reply."""
+
+
+class RunnerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the connector is told about the runner it belongs to. `broker_pid` is what the hub shows."""
+
+    broker_pid: int
+    workspace_roots: list[str] = []
+    supervised: bool = False
+    started_at: int = msgspec.field(default_factory=now_ms)
+    version: str = __version__
+    set_title: Callable[[str], None] | None = None
+
+
+class Host(msgspec.Struct, frozen=True):
+    """This machine, in the hub's words."""
+
+    name: str
+    platform: str
+    home: str
+    hapi_home: str
+    machine_id: str
+    version: str
+
+
+class Context:
+    """Shared by the machine and the sessions. `gate` is open while the hub knows the machine;
+    `machine_created_at` is when it came to know it.
+    """
+
+    def __init__(self, bus: Bus, config: Config, runner: RunnerInfo, site: Site, machine_id: str) -> None:
+        self.bus = bus
+        self.config = config
+        self.runner = runner
+        self.site = site
+        self.rest = Rest(site)
+        self.host = _host(config, runner, machine_id)
+        self.gate = asyncio.Event()
+        self.machine_created_at = 0
+        self.slots = asyncio.Semaphore(CONNECTING_AT_ONCE)
+        self.counters: Counter[str] = Counter()
+        self.ticker = Ticker(self._woken)
+        self.on_wake: list[Callable[[], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run `work` in the background until it ends or `stop_all`; a failure is a bug of ours, logged and counted."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.counters["task_bugs"] += 1
+            _log.error("%s failed", task.get_name(), exc_info=error)
+
+    async def stop_all(self) -> None:
+        """Cancel what was started and wait until it has closed its connections."""
+        while self._tasks:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._tasks.difference_update(tasks)
+
+    def _woken(self) -> None:
+        self.counters["machine_slept"] += 1
+        for callback in self.on_wake:
+            callback()
+
+
+def _host(config: Config, runner: RunnerInfo, machine_id: str) -> Host:
+    system = "win32" if sys.platform == "win32" else platform.system().lower()
+    return Host(config.hostname, system, str(Path.home()), str(config.home), machine_id, runner.version)

@@ -1,0 +1,151 @@
+"""A session's Snapshot as the hub's metadata, agentState and keepalive. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+
+from hapi import wire
+from hapi.lifecycle import BUSY, EndReason
+from hapi.workers.hub import flavors
+from hapi.workers.hub.context import Host
+from hapi.workers.hub.schema import EndWord, SessionAlive
+from hapi.workers.hub.translate import cut, cut_deep
+
+MAX_OUTCOMES = 50
+MAX_COMMANDS = 500
+
+Json = dict[str, Any]
+
+
+def metadata(snapshot: wire.Snapshot, base: Json, host: Host, *, archived: bool, now: int) -> Json:
+    """The hub's metadata: ours laid over `base`, whose other keys (a user's rename, the hub's notes) stay."""
+    info = snapshot.info
+    ours: dict[str, Any] = {
+        "path": info.directory,
+        "host": host.name,
+        "machineId": host.machine_id,
+        "flavor": info.agent,
+        "version": info.version or host.version,
+        "os": host.platform,
+        "homeDir": host.home,
+        "happyHomeDir": host.hapi_home,
+        "startedBy": info.started_by,
+        "startedFromRunner": info.started_by == "runner",
+        "startingMode": "remote",
+        "hostPid": info.supervisor.pid if info.supervisor else None,
+        "worktree": _worktree(snapshot.worktree),
+        "capabilities": {"terminal": False},
+        "slashCommands": [command.name for command in snapshot.commands[:MAX_COMMANDS]] or None,
+        "summary": _summary(info.title, base, now),
+        **_native_id(info),
+        **_lifecycle(base, archived=archived, now=now),
+    }
+    result = {**base, **ours}
+    return {key: value for key, value in result.items() if value is not None}
+
+
+def agent_state(snapshot: wire.Snapshot) -> Json:
+    """The hub's agentState: who waits for which permission, and what was decided lately."""
+    newest = sorted(snapshot.outcomes, key=lambda outcome: outcome.completed_at)[-MAX_OUTCOMES:]
+    return {
+        "controlledByUser": False,
+        "startingMode": "remote",
+        "requests": {request.request_id: _request(request) for request in snapshot.requests},
+        "completedRequests": {outcome.request.request_id: _outcome(outcome) for outcome in newest},
+    }
+
+
+def alive(snapshot: wire.Snapshot, now: int) -> SessionAlive:
+    """The keepalive; what the hub would not accept for this flavor is left out of it."""
+    info = snapshot.info
+    flavor, options = info.agent, _options(snapshot.config)
+    mode = flavors.allowed_mode(flavor, info.permission_mode)
+    return SessionAlive(
+        sid=info.session_id,
+        time=now,
+        thinking=info.phase in BUSY,
+        mode="remote",
+        permission_mode=UNSET if mode is None else mode,
+        model=UNSET if info.model is None or flavor == "dsh" else info.model,
+        effort=snapshot.effort if flavor in flavors.EFFORT and snapshot.effort else UNSET,
+        model_reasoning_effort=snapshot.effort if flavor in flavors.REASONING_EFFORT and snapshot.effort else UNSET,
+        service_tier=options.get("serviceTier", UNSET),
+        collaboration_mode=options.get("collaborationMode", UNSET),
+        copilot_agent_mode=options.get("copilotAgentMode", UNSET),
+    )
+
+
+def creation(snapshot: wire.Snapshot, host: Host, now: int) -> Json:
+    """The body of `POST /cli/sessions`, apart from id and tag."""
+    keepalive = alive(snapshot, now).payload() or {}
+    chosen = {key: value for key, value in keepalive.items() if key in {"model", "effort", "modelReasoningEffort"}}
+    return {
+        "metadata": metadata(snapshot, {}, host, archived=False, now=now),
+        "agentState": agent_state(snapshot),
+        **chosen,
+    }
+
+
+def end_word(info: wire.SessionInfo) -> EndWord:
+    """Why the session ended, in the hub's words."""
+    if info.reason in {EndReason.STOPPED_BY_USER, EndReason.STOPPED_FROM_HUB}:
+        return "terminated"
+    if info.reason is EndReason.COMPLETED or (info.reason is EndReason.AGENT_EXITED and not info.exit_code):
+        return "completed"
+    return "error"
+
+
+def _worktree(worktree: wire.WorktreeInfo | None) -> Json | None:
+    if worktree is None:
+        return None
+    return {
+        "basePath": worktree.base_path,
+        "branch": worktree.branch,
+        "name": worktree.name,
+        "worktreePath": worktree.worktree_path,
+        "createdAt": worktree.created_at,
+    }
+
+
+def _native_id(info: wire.SessionInfo) -> Json:
+    key = flavors.NATIVE_ID_KEYS.get(info.agent)
+    return {key: info.native_id} if key and info.native_id else {}
+
+
+def _summary(title: str | None, base: Json, now: int) -> Json | None:
+    current = base.get("summary")
+    if not title or (isinstance(current, dict) and current.get("text") == title):
+        return current if isinstance(current, dict) else None
+    return {"text": title, "updatedAt": now}
+
+
+def _lifecycle(base: Json, *, archived: bool, now: int) -> Json:
+    state = "archived" if archived else "running"
+    since = base.get("lifecycleStateSince") if base.get("lifecycleState") == state else None
+    return {
+        "lifecycleState": state,
+        "lifecycleStateSince": since or now,
+        "archivedBy": ((since and base.get("archivedBy")) or "cli") if archived else None,
+        "archiveReason": ((since and base.get("archiveReason")) or "User terminated") if archived else None,
+    }
+
+
+def _request(request: wire.PermissionRequest) -> Json:
+    entry = {"tool": request.tool, "arguments": cut_deep(request.arguments), "createdAt": request.created_at}
+    return entry if request.tool_call_id is None else {**entry, "toolCallId": request.tool_call_id}
+
+
+def _outcome(outcome: wire.PermissionOutcome) -> Json:
+    extra = {"decision": outcome.decision, "mode": outcome.mode, "reason": outcome.reason and cut(outcome.reason)}
+    return {
+        **_request(outcome.request),
+        "completedAt": outcome.completed_at,
+        "status": outcome.status,
+        **{key: value for key, value in extra.items() if value is not None},
+    }
+
+
+def _options(config: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in config.items() if value in flavors.OPTIONS.get(key, ())}

@@ -1,0 +1,151 @@
+"""What the hub may ask of the machine (§4.6): spawn, stop, look around."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from hapi import wire
+from hapi.clock import monotonic
+from hapi.errors import ErrorCode, HapiError
+from hapi.workers.hub import browse, params
+from hapi.workers.hub.context import Context
+from hapi.workers.hub.machine import Machine
+from hapi.workers.hub.rpc import Rpc
+from hapi.workers.hub.sessions import Sessions
+
+SPAWN_GRACE_S = 4.0
+SPAWN_LONGEST_S = 28.0  # the hub gives up after 30 s
+STOP_TIMEOUT_S = 20.0
+STOP_RUNNER_TIMEOUT_S = 5.0
+
+_log = logging.getLogger("hapi.hub")
+
+
+class _Paths(msgspec.Struct):
+    paths: list[str]
+
+
+class _Listing(msgspec.Struct, rename="camel"):
+    path: str
+    include_hidden: bool = False
+
+
+class _SessionParams(msgspec.Struct, rename="camel"):
+    session_id: str
+
+
+class MachineRpc:
+    """The machine's methods; model lists of single flavors are not offered."""
+
+    def __init__(self, context: Context, machine: Machine, sessions: Sessions) -> None:
+        self._context = context
+        self._machine = machine
+        self._sessions = sessions
+
+    def methods(self) -> dict[str, Rpc]:
+        """Name → handler."""
+        return {
+            "spawn-happy-session": self._spawn,
+            "stop-session": self._stop_session,
+            "stop-runner": self._stop_runner,
+            "agent-availability": self._availability,
+            "path-exists": self._path_exists,
+            "list-directory": self._list_directory,
+        }
+
+    async def _spawn(self, raw: Any) -> Any:
+        try:
+            session_id = await self._start(params.spawn(raw))
+        except HapiError as error:
+            self._machine.spawn_failed(error)
+            self._context.counters["spawns_failed"] += 1
+            return spawn_error(error, raw)
+        self._machine.spawn_succeeded()
+        self._context.counters["spawns"] += 1
+        return {"type": "success", "sessionId": session_id}
+
+    async def _start(self, order: wire.Spawn) -> str:
+        roots = self._context.runner.workspace_roots
+        await asyncio.to_thread(browse.confine, order.directory, roots)
+        patience = min(SPAWN_LONGEST_S, self._context.config.ready_timeout_ms / 1000 + SPAWN_GRACE_S)
+        deadline = monotonic() + patience
+        try:
+            reply = await self._context.bus.request(wire.BROKER, order, patience)
+        except HapiError as error:
+            if error.code is ErrorCode.TIMEOUT:
+                self._context.start(self._kill_late(order.session_id), "late spawn")
+            raise
+        if not isinstance(reply, wire.Spawned):
+            raise HapiError(ErrorCode.INTERNAL, "The runner gave no sensible answer to the spawn.")
+        session_id = reply.info.session_id
+        if not await self._sessions.established(session_id, max(1.0, deadline - monotonic())):
+            self._context.start(self._kill_late(session_id), "late spawn")
+            raise HapiError(
+                ErrorCode.TIMEOUT, "The session started, but did not reach the hub in time; it was stopped."
+            )
+        return session_id
+
+    async def _kill_late(self, session_id: str) -> None:
+        """The web was told that the spawn failed: a session that comes up now would be a ghost."""
+        try:
+            await self._context.bus.request(wire.BROKER, wire.StopSession(session_id, by="hub"), STOP_TIMEOUT_S)
+        except HapiError as error:
+            _log.error("the late session %s was not stopped: %s", session_id, error.message)
+
+    async def _stop_session(self, raw: Any) -> Any:
+        session_id = msgspec.convert(raw, _SessionParams).session_id
+        order = wire.StopSession(session_id, by="hub")
+        try:
+            reply = await self._context.bus.request(wire.BROKER, order, STOP_TIMEOUT_S)
+        except HapiError as error:
+            gone = error.code in {ErrorCode.UNKNOWN_SESSION, ErrorCode.SESSION_ENDED}
+            return {"status": "already_gone" if gone else "still_alive"}
+        return {"status": reply.status if isinstance(reply, wire.SessionStopped) else "still_alive"}
+
+    async def _stop_runner(self, _: Any) -> Any:
+        """The broker shuts us down before it could answer, so the order is sent and not waited for."""
+        self._context.start(self._order_stop(), "stop runner")
+        return {"message": "The runner stops; its sessions live on."}
+
+    async def _order_stop(self) -> None:
+        try:
+            await self._context.bus.request(wire.BROKER, wire.StopRunner("hapi-app"), STOP_RUNNER_TIMEOUT_S)
+        except HapiError as error:
+            _log.warning("the runner did not confirm that it stops: %s", error.message)
+
+    async def _availability(self, _: Any) -> Any:
+        from hapi.agents.table import availability
+
+        found = await asyncio.to_thread(availability, self._context.config)
+        return {"agents": [_agent(flavor, available, reason) for flavor, available, reason in found]}
+
+    async def _path_exists(self, raw: Any) -> Any:
+        paths = msgspec.convert(raw, _Paths).paths
+        return await asyncio.to_thread(browse.path_exists, paths, self._context.runner.workspace_roots)
+
+    async def _list_directory(self, raw: Any) -> Any:
+        asked = msgspec.convert(raw, _Listing)
+        roots = self._context.runner.workspace_roots
+        return await asyncio.to_thread(browse.list_directory, asked.path, roots, hidden=asked.include_hidden)
+
+
+def spawn_error(error: HapiError, raw: Any) -> dict[str, Any]:
+    """A failed spawn in the hub's words."""
+    if error.code is ErrorCode.DIRECTORY_APPROVAL_REQUIRED:
+        return {"type": "requestToApproveDirectoryCreation", "directory": raw.get("directory", "")}
+    message = f"{error.message} {error.hint}".strip()
+    answer = {"type": "error", "errorMessage": message}
+    if error.code is ErrorCode.AGENT_UNAVAILABLE:
+        return {**answer, "code": "agent_unavailable", "agent": raw.get("agent", "claude")}
+    if error.code is ErrorCode.OUTSIDE_WORKSPACE_ROOTS:
+        return {**answer, "code": "outside_workspace_roots"}
+    return answer
+
+
+def _agent(flavor: str, available: bool, reason: str | None) -> dict[str, Any]:  # noqa: FBT001 - a row of a table
+    entry = {"agent": flavor, "available": available}
+    return entry if reason is None else {**entry, "reason": reason}

@@ -1,0 +1,311 @@
+"""One session at the hub: its row, its own connection, and what flows both ways.
+
+Level-triggered: the newest Snapshot is what the hub is to show, and `_work` writes the difference whenever something
+changed or the connection came back. The session's supervisor holds the truth; nothing here needs to survive a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from hapi import wire
+from hapi.clock import now_ms
+from hapi.lifecycle import READY, EndReason, Phase
+from hapi.workers.hub import describe, incoming
+from hapi.workers.hub.backoff import Backoff
+from hapi.workers.hub.context import Context
+from hapi.workers.hub.door import Door
+from hapi.workers.hub.inbox import Inbox
+from hapi.workers.hub.keeper import Keeper
+from hapi.workers.hub.outbox import LiveFeed, Outbox
+from hapi.workers.hub.problems import HubProblem, Offline, Rejected
+from hapi.workers.hub.row import Row
+from hapi.workers.hub.rpc import RpcTable
+from hapi.workers.hub.schema import EndWord, Ping, SessionEnd, SessionReady
+from hapi.workers.hub.session_rpc import SessionRpc, stop_session
+from hapi.workers.hub.timing import pause, within
+
+GREETING_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 8.0
+
+_log = logging.getLogger("hapi.hub")
+
+
+class SessionLink:
+    """Created asleep; the first Snapshot that is ready (or ended) starts it. `on_gone` is called once, at its end."""
+
+    def __init__(self, context: Context, session_id: str, on_gone: Callable[[SessionLink], None]) -> None:
+        self._context = context
+        self.session_id = session_id
+        self._on_gone = on_gone
+        self.newest: wire.Snapshot | None = None
+        self.successor: wire.Snapshot | None = None
+        self.outbox = Outbox(context, session_id)
+        self.established = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self._inbox = Inbox(context, session_id)
+        auth = {"clientType": "session-scoped", "sessionId": session_id}
+        self._door = Door(context.site, auth, self._received)
+        self._live = LiveFeed(context, session_id, self._door)
+        self._keeper = Keeper(self._door, self, context.slots)
+        self._row = Row(context, session_id)
+        methods = SessionRpc(context, session_id, self._snapshot, self._say_end).methods()
+        self._rpc = RpcTable(session_id, methods, context.counters)
+        self._wake = asyncio.Event()
+        self._greeted = False
+        self._backfilled = False
+        self._quiet = False  # archived by the hub while we were away: do not revive it
+        self._end: EndWord | None = None
+        self._archive = False
+        self._end_said = asyncio.Event()
+        self._shown: bytes = b""
+
+    # ------------------------------------------------------------------------------------------ from the session
+
+    async def update(self, snapshot: wire.Snapshot) -> None:
+        """The session's newest state."""
+        if self.newest is not None and snapshot.info.generation < self.newest.info.generation:
+            return
+        if self._end is not None and snapshot.info.phase in READY:
+            self.successor = snapshot
+            return
+        self.newest = snapshot
+        if snapshot.info.phase is Phase.ENDED:
+            self._begin_end(describe.end_word(snapshot.info), archive=_stopped(snapshot.info))
+        if self.task is None:
+            self._start_if_due(snapshot)
+        elif self._greeted:
+            await self._beat(only_if_changed=True)
+        self._wake.set()
+
+    def lose(self, info: wire.SessionInfo) -> None:
+        """The session's supervisor is gone without a last word."""
+        if self._end is None:
+            self.newest = msgspec.structs.replace(self.newest, info=info) if self.newest else wire.Snapshot(info=info)
+            self._row.must_exist = self._row.must_exist or self.task is None
+            self._begin_end("error" if info.reason is None else describe.end_word(info), archive=_stopped(info))
+            self._start()
+
+    def take_events(self, events: list[wire.NumberedEvent]) -> None:
+        """Chat events for the hub."""
+        if self._row.deleted:
+            self.outbox.discard(events)
+            return
+        self._live.finish(events)
+        self.outbox.offer(events)
+        self._wake.set()
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the user deleted the session at the hub."""
+        return self._row.deleted
+
+    def take_live(self, live: wire.LiveReasoning) -> None:
+        """Thinking as it grows; only worth showing while there is a connection."""
+        if self._greeted and not self._quiet:
+            self._live.offer(live)
+
+    def probe(self) -> None:
+        """The machine slept: find out whether the connection still stands."""
+        self._keeper.nudge()
+        if self._greeted:
+            self._context.start(self._door.probe(), "probe")
+
+    # --------------------------------------------------------------------------------------- the keeper's owner
+
+    async def ready(self) -> None:
+        await self._context.gate.wait()
+
+    async def prepare(self) -> None:
+        await self._row.load(self._snapshot())
+        if self._row.deleted:
+            self._wake.set()
+            raise HubProblem("The session was deleted at the hub.")
+        if self._end is None and not self._quiet and self._row.archived_since(self._snapshot().info.started_at):
+            self._quiet = True
+            self._context.start(self._obey_archive(), "archive")
+
+    async def greet(self) -> None:
+        for registration in self._rpc.registrations():
+            await self._door.emit(registration)
+        if self._end is None and not self._quiet:
+            now = now_ms()
+            await self._door.emit(describe.alive(self._snapshot(), now))
+            await self._door.emit(SessionReady(sid=self.session_id, time=now))
+        await self._door.call(Ping(), GREETING_TIMEOUT_S)
+        self._context.counters["session_connects"] += 1
+        self._backfilled = False
+        self._greeted = True
+        self.established.set()
+        self._wake.set()
+
+    def gone(self) -> None:
+        self._greeted = False
+
+    def failed(self, problem: HubProblem, delay_s: float) -> None:
+        self._greeted = False
+        self._context.counters["session_connect_failures"] += 1
+        _log.info("session %s: %s Next try in %.1f s.", self.session_id, problem, delay_s)
+
+    # ------------------------------------------------------------------------------------------------- its life
+
+    def _start_if_due(self, snapshot: wire.Snapshot) -> None:
+        if snapshot.info.reason is EndReason.SPAWN_FAILED:
+            self._on_gone(self)
+        elif snapshot.info.phase in READY or snapshot.info.phase is Phase.ENDED:
+            self._start()
+
+    def _start(self) -> None:
+        if self.task is None:
+            if self._end is None:
+                self._context.ticker.add(self.session_id, self._beat)
+            self.task = self._context.start(self._live_on(), f"session {self.session_id}")
+        self._wake.set()
+
+    async def _live_on(self) -> None:
+        backoff = Backoff(1.0, 60.0)
+        while True:
+            try:
+                await self._once()
+                break
+            except Exception:  # noqa: BLE001 - a bug of ours must cost one session's connection, not all of them
+                _log.exception("the link of session %s failed", self.session_id)
+                self._context.counters["session_link_bugs"] += 1
+                self._greeted = False
+                await pause(backoff.next_s())
+        self._context.ticker.remove(self.session_id)
+        self._on_gone(self)
+
+    async def _once(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            others = [group.create_task(self._keeper.run()), group.create_task(self._inbox.run())]
+            await self._work()
+            for task in others:
+                task.cancel()
+
+    async def _work(self) -> None:
+        while not self._row.deleted:
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._greeted:
+                continue
+            try:
+                await self._reconcile()
+                if self._end is not None:
+                    await self._finish(self._end)
+                    return
+            except Offline:
+                continue  # the next greeting wakes us
+            except Rejected as problem:
+                self._context.counters["rejected"] += 1
+                _log.error("session %s: %s", self.session_id, problem)
+            except HubProblem as problem:
+                _log.warning("session %s: %s Reconnecting.", self.session_id, problem)
+                await self._door.close()
+        self._context.ticker.remove(self.session_id)
+        self._context.counters["sessions_deleted"] += 1
+        await stop_session(self._context, self.session_id)
+
+    async def _reconcile(self) -> None:
+        if not self._backfilled:
+            await self._backfill()
+        archived = self._quiet or (self._end is not None and self._archive)
+        if self._end is None:
+            await self._row.write(self._door, self._snapshot(), archived=archived)
+        await self.outbox.send_batch(self._door)
+        if not self.outbox.empty:
+            self._wake.set()
+
+    async def _backfill(self) -> None:
+        first = self._inbox.highest_seq == 0
+        since = self._snapshot().info.started_at if first else 0
+        for row in await self._context.rest.messages_after(self.session_id, self._inbox.highest_seq):
+            handled = row.local_id is not None and row.invoked_at is not None
+            if not handled and row.created_at >= since:
+                self._inbox.offer(row)
+            self._inbox.highest_seq = max(self._inbox.highest_seq, row.seq)
+        self._backfilled = True
+
+    async def _finish(self, word: EndWord) -> None:
+        while not self.outbox.empty:
+            await self.outbox.send_batch(self._door)
+        await self._door.emit(SessionEnd(sid=self.session_id, time=now_ms(), reason=word))
+        await self._row.write(self._door, self._snapshot(), archived=self._archive)
+        await self._door.call(Ping(), GREETING_TIMEOUT_S)
+        self._end_said.set()
+
+    def _begin_end(self, word: EndWord, *, archive: bool) -> None:
+        if self._end is None:
+            self._context.ticker.remove(self.session_id)
+            self._end, self._archive = word, archive
+            self._wake.set()
+
+    async def _say_end(self, handoff: bool) -> bool:  # noqa: FBT001 - one caller, one meaning
+        self._begin_end("handoff" if handoff else "terminated", archive=not handoff)
+        return await within(self._end_said, END_TIMEOUT_S)
+
+    async def _obey_archive(self) -> None:
+        stopped = await stop_session(self._context, self.session_id)
+        if stopped is None or stopped.status == "still_alive":
+            self._quiet = False  # it lives, whatever the hub was told
+            self._wake.set()
+        elif stopped.status == "already_gone":
+            self._begin_end("terminated", archive=True)
+
+    # --------------------------------------------------------------------------------------------- on the wire
+
+    async def _beat(self, *, only_if_changed: bool = False) -> None:
+        if not self._greeted or self._quiet or self._end is not None:
+            return
+        now = now_ms()
+        shown = msgspec.json.encode(describe.alive(self._snapshot(), 0))
+        if only_if_changed and shown == self._shown:
+            return
+        self._shown = shown
+        try:
+            await self._door.emit(describe.alive(self._snapshot(), now))
+        except Offline:
+            self._shown = b""
+
+    def _received(self, event: str, data: Any) -> Coroutine[Any, Any, Any] | None:
+        if event == "rpc-request":
+            return self._rpc.answer(data)
+        try:
+            if event == "update":
+                return self._update_received(data)
+            if event == "error":
+                self._error_received(incoming.read(data, incoming.ErrorNote))
+        except msgspec.ValidationError:
+            self._context.counters["malformed"] += 1
+        return None
+
+    def _update_received(self, data: Any) -> Coroutine[Any, Any, Any] | None:
+        update = incoming.read_update(data)
+        if update is None or update.sid != self.session_id:
+            return None
+        if isinstance(update, incoming.CancelQueued):
+            return self._inbox.cancel(update)
+        if isinstance(update, incoming.RetryQueued):
+            return self._inbox.retry(update)
+        self._inbox.offer(update.message)
+        return None
+
+    def _error_received(self, note: incoming.ErrorNote) -> None:
+        _log.warning("session %s: the hub says %s %s", self.session_id, note.code, note.message)
+        if note.scope == "session" and note.id == self.session_id and self._greeted:
+            self._greeted = False
+            self._context.start(self._door.close(), "close")  # `prepare` finds out what became of the row
+
+    def _snapshot(self) -> wire.Snapshot:
+        if self.newest is None:
+            raise RuntimeError("a session's link started without a snapshot")
+        return self.newest
+
+
+def _stopped(info: wire.SessionInfo) -> bool:
+    return info.reason in {EndReason.STOPPED_BY_USER, EndReason.STOPPED_FROM_HUB}

@@ -1,0 +1,118 @@
+"""What the hub may ask of a session (§5.10). Files, git and uploads are to be registered in `SessionRpc.methods`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hapi import wire
+from hapi.errors import HapiError
+from hapi.workers.hub import params
+from hapi.workers.hub.context import Context
+from hapi.workers.hub.door import NoAnswer
+from hapi.workers.hub.rpc import Rpc
+
+STOP_TIMEOUT_S = 19.0
+BROKER_STOP_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 20.0
+
+_log = logging.getLogger("hapi.hub")
+
+
+async def stop_session(context: Context, session_id: str) -> wire.SessionStopped | None:
+    """End the session for the hub: ask its supervisor, then the broker. None when neither gave an answer."""
+    order = wire.StopSession(session_id, by="hub")
+    peers = ((wire.session_peer(session_id), STOP_TIMEOUT_S), (wire.BROKER, BROKER_STOP_TIMEOUT_S))
+    for peer, timeout_s in peers:
+        try:
+            reply = await context.bus.request(peer, order, timeout_s)
+        except HapiError as error:
+            _log.warning("%s did not stop session %s: %s", peer.partition(":")[0], session_id, error.message)
+            continue
+        if isinstance(reply, wire.SessionStopped):
+            return reply
+    return None
+
+
+class SessionRpc:
+    """The session's methods. `snapshot` gives the newest state; `say_end(handoff)` tells the hub of the end."""
+
+    def __init__(
+        self,
+        context: Context,
+        session_id: str,
+        snapshot: Callable[[], wire.Snapshot],
+        say_end: Callable[[bool], Awaitable[bool]],
+    ) -> None:
+        self._context = context
+        self._session_id = session_id
+        self._snapshot = snapshot
+        self._say_end = say_end
+
+    def methods(self) -> dict[str, Rpc]:
+        """Name → handler."""
+        return {
+            "killSession": self._kill,
+            "permission": self._permission,
+            "abort": self._abort,
+            "switch": self._switch,
+            "set-session-config": self._configure,
+            "handoff-local": self._hand_off,
+            "listSlashCommands": self._slash_commands,
+            **dict.fromkeys(("listOpencodeModels", "listGrokModels", "listCopilotModels"), self._models),
+            **dict.fromkeys(("listCursorModels", "listPiModels"), self._models),
+            "listCodexModels": self._codex_models,
+        }
+
+    async def _kill(self, _: Any) -> Any:
+        """Any answer at all counts as success at the hub, so there is none before the session is proven gone."""
+        stopped = await stop_session(self._context, self._session_id)
+        if stopped is None or stopped.status == "still_alive" or not await self._say_end(False):
+            self._context.counters["kills_unanswered"] += 1
+            raise NoAnswer
+        return {"success": True, "message": f"Session {stopped.status.replace('_', ' ')}"}
+
+    async def _hand_off(self, _: Any) -> Any:
+        stopped = await stop_session(self._context, self._session_id)
+        if stopped is None or stopped.status == "still_alive" or not await self._say_end(True):
+            return {"error": "The session could not be stopped."}
+        return {"ok": True}
+
+    async def _permission(self, raw: Any) -> Any:
+        await self._ask(params.permission(raw))
+        return {"ok": True}
+
+    async def _abort(self, _: Any) -> Any:
+        await self._ask(wire.AbortTurn())
+        return {"ok": True}
+
+    async def _switch(self, _: Any) -> Any:
+        """A session of ours is remote always: there is nothing to switch."""
+        return {"ok": True}
+
+    async def _configure(self, raw: Any) -> Any:
+        reply = await self._ask(params.configure(raw))
+        return params.applied(raw, reply) if isinstance(reply, wire.Configured) else {"error": "Not applied."}
+
+    async def _slash_commands(self, _: Any) -> Any:
+        found = self._snapshot().commands
+        commands = [{"name": c.name, "description": c.description or "", "source": "builtin"} for c in found]
+        return {"success": True, "commands": commands}
+
+    async def _models(self, _: Any) -> Any:
+        snapshot = self._snapshot()
+        models = [{"modelId": choice.value, "name": choice.name} for choice in snapshot.models]
+        current = {"currentModelId": snapshot.info.model} if snapshot.info.model else {}
+        return {"success": True, "availableModels": models, **current}
+
+    async def _codex_models(self, _: Any) -> Any:
+        snapshot = self._snapshot()
+        models = [
+            {"id": choice.value, "displayName": choice.name, "isDefault": choice.value == snapshot.info.model}
+            for choice in snapshot.models
+        ]
+        return {"success": True, "models": models}
+
+    async def _ask(self, body: Any) -> Any:
+        return await self._context.bus.request(wire.session_peer(self._session_id), body, REQUEST_TIMEOUT_S)

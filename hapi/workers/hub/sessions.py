@@ -1,0 +1,97 @@
+"""All sessions that this connector speaks for, by id."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from hapi import wire
+from hapi.lifecycle import READY
+from hapi.workers.hub.context import Context
+from hapi.workers.hub.session import SessionLink
+from hapi.workers.hub.timing import within
+
+DELETED_REMEMBERED = 1000
+_PREFIX = "session:"
+
+
+class Sessions:
+    """Routes what sessions send to their links, making and dropping links as sessions come and go."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._links: dict[str, SessionLink] = {}
+        self._deleted: OrderedDict[str, int] = OrderedDict()  # session id → generation that was deleted
+        context.on_wake.append(self._probe_all)
+
+    async def take(self, sender: str, body: Any) -> bool:
+        """Handle a message from a session; False if it is none of ours."""
+        if not sender.startswith(_PREFIX):
+            return False
+        session_id = sender.removeprefix(_PREFIX)
+        if isinstance(body, wire.Snapshot):
+            await self._take_snapshot(session_id, body)
+        elif isinstance(body, wire.Events):
+            self._take_events(session_id, body)
+        elif isinstance(body, wire.LiveReasoning):
+            link = self._links.get(session_id)
+            if link is not None:
+                link.take_live(body)
+        else:
+            return False
+        return True
+
+    def lose(self, info: wire.SessionInfo) -> None:
+        """The broker ended a session whose supervisor can no longer speak."""
+        if info.session_id not in self._deleted:
+            self._link(info.session_id).lose(info)
+
+    def forget_sleeping(self, sender: str) -> None:
+        """A peer is gone: a link that never got to its start has nothing to wait for."""
+        link = self._links.get(sender.removeprefix(_PREFIX))
+        if link is not None and link.task is None:
+            del self._links[link.session_id]
+
+    async def established(self, session_id: str, timeout_s: float) -> bool:
+        """Whether the hub knows the session as alive, now or within `timeout_s`."""
+        return await within(self._link(session_id).established, timeout_s)
+
+    def count(self) -> int:
+        """How many sessions are connected or trying to be."""
+        return sum(link.task is not None for link in self._links.values())
+
+    def _link(self, session_id: str) -> SessionLink:
+        link = self._links.get(session_id)
+        if link is None:
+            link = self._links[session_id] = SessionLink(self._context, session_id, self._gone)
+        return link
+
+    async def _take_snapshot(self, session_id: str, snapshot: wire.Snapshot) -> None:
+        generation = self._deleted.get(session_id)
+        if generation is not None and snapshot.info.generation <= generation:
+            return
+        self._deleted.pop(session_id, None)
+        await self._link(session_id).update(snapshot)
+
+    def _take_events(self, session_id: str, body: wire.Events) -> None:
+        if session_id not in self._deleted:
+            self._link(session_id).take_events(body.events)
+        elif body.events:  # nobody wants them any more
+            self._context.bus.send(wire.session_peer(session_id), wire.Delivered(body.events[-1].seq))
+
+    def _gone(self, link: SessionLink) -> None:
+        if self._links.get(link.session_id) is link:
+            del self._links[link.session_id]
+        newest = link.newest
+        if link.deleted and newest is not None:
+            self._deleted[link.session_id] = newest.info.generation
+            if len(self._deleted) > DELETED_REMEMBERED:
+                self._deleted.popitem(last=False)
+        elif link.successor is not None and link.successor.info.phase in READY:
+            heir = self._link(link.session_id)
+            heir.outbox = link.outbox
+            self._context.start(heir.update(link.successor), "resume")
+
+    def _probe_all(self) -> None:
+        for link in self._links.values():
+            link.probe()

@@ -1,0 +1,162 @@
+"""The nursery: a preloaded, frozen image that all other workers are forked from. Single-threaded, without ZeroMQ context.
+
+A fork of it is ready in milliseconds and shares its memory. It ends when the broker's end of the pipe closes; its
+children live on: supervisors by design, the others until their lifeline to the broker breaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import logging
+import multiprocessing
+import os
+import selectors
+import signal
+import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+import msgspec
+import setproctitle
+
+from hapi import config, log
+from hapi.errors import HapiError
+from hapi.workers.orders import Exited, Fork, Forked, ForkFailed
+
+_TARGETS = {
+    "hub": "hapi.workers.hub.main",
+    "reaper": "hapi.workers.reaper",
+    "session": "hapi.workers.supervisor.main",
+}
+_PRELOADED_FIRST = ("asyncio", "zmq", "hapi.workers.link", "hapi.workers.reaper", "hapi.workers.supervisor.main")
+_PRELOADED_LATER = ("hapi.workers.supervisor.acp_driver",)  # half a second: after the first workers are on their way
+
+logger = logging.getLogger(__name__)
+
+
+class Nursery:
+    """Forks on order, reaps, reports. One per broker."""
+
+    def __init__(self, namespace: str, pipe: Connection, lifeline: int) -> None:
+        self._namespace = namespace
+        self._pipe = pipe
+        self._lifeline = lifeline
+        self._fork = multiprocessing.get_context("fork")
+        self._children: dict[int, tuple[Fork, BaseProcess]] = {}
+        self._later = list(_PRELOADED_LATER)
+
+    def run(self) -> None:
+        """Serve until the broker is gone."""
+        _preload(_PRELOADED_FIRST)
+        wakeup = _child_signals()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pipe, selectors.EVENT_READ)
+            selector.register(wakeup, selectors.EVENT_READ)
+            while True:
+                ready = selector.select(0 if self._later else None)
+                for key, _ in ready:
+                    if key.fileobj == wakeup:
+                        _empty(wakeup)
+                        self._reap()
+                    elif not self._serve():
+                        return
+                if not ready and self._later:
+                    _preload((self._later.pop(0),))
+
+    def _serve(self) -> bool:
+        try:
+            data = self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            return False
+        order = msgspec.msgpack.decode(data, type=Fork)
+        try:
+            process = self._fork.Process(target=self._child, args=(order,), name=f"hapi-{order.kind}-{order.name}")
+            process.start()
+        except OSError as error:
+            return self._say(ForkFailed(order.kind, order.name, str(error)))
+        pid = process.pid or 0
+        self._children[pid] = (order, process)
+        return self._say(Forked(order.kind, order.name, pid))
+
+    def _reap(self) -> None:
+        multiprocessing.active_children()  # collects every child that has ended
+        for pid, (order, process) in list(self._children.items()):
+            if process.exitcode is not None:
+                del self._children[pid]
+                self._say(Exited(order.kind, order.name, pid, process.exitcode))
+                process.close()
+
+    def _say(self, message: Forked | ForkFailed | Exited) -> bool:
+        try:
+            self._pipe.send_bytes(msgspec.msgpack.encode(message))
+        except OSError:
+            return False
+        return True
+
+    def _child(self, order: Fork) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        log.tear_down()  # before its descriptor's number gets a new owner
+        lifeline = None if order.kind == "session" else self._lifeline
+        _close_inherited(keep=lifeline)
+        os.setsid()
+        gc.enable()
+        main = importlib.import_module(_TARGETS[order.kind]).main
+        main(self._namespace, order.name) if lifeline is None else main(self._namespace, lifeline)
+
+
+def _preload(modules: tuple[str, ...]) -> None:
+    for name in modules:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # the garbage collector would touch, and so unshare, every page
+
+
+def _child_signals() -> int:
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return reader
+
+
+def _empty(fd: int) -> None:
+    try:
+        while os.read(fd, 4096):
+            pass
+    except BlockingIOError:
+        return
+
+
+def _close_inherited(keep: int | None) -> None:
+    """Close all descriptors but 0 to 2 and `keep`: the nursery's ends of its other children, and its pipe."""
+    if keep is None:
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        return
+    os.closerange(3, keep)
+    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def main() -> None:
+    """Entry point of the nursery's process."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--namespace", required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--lifeline-fd", type=int, required=True)
+    options = parser.parse_args()
+    setproctitle.setproctitle(f"hapi: nursery [{options.namespace}]")
+    gc.disable()
+    try:
+        log.set_up(config.load(options.namespace).paths.log("nursery"))
+        Nursery(options.namespace, Connection(options.fd), options.lifeline_fd).run()
+    except HapiError as error:
+        sys.stderr.write(f"{error.message}\n")
+        os._exit(1)
+    os._exit(0)  # a plain exit would wait for the sessions
+
+
+if __name__ == "__main__":
+    main()

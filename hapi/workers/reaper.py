@@ -1,0 +1,166 @@
+"""The reaper: the runner's clock. Watches every supervisor, ends what dead ones leave behind, beats the heart.
+
+A supervisor's death is seen at once through its pidfd; the sweep of every heartbeat finds what that missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from importlib import metadata
+
+import setproctitle
+
+import hapi
+from hapi import clock, config, log, procs, wire
+from hapi.ids import ProcessId
+from hapi.workers.link import Link
+
+KILL_DEADLINE_S = 3.0
+SESSION_MARK = "HAPI_SESSION_ID"
+
+logger = logging.getLogger(__name__)
+
+
+class Reaper:
+    """Watches the sessions that the broker names. `run` ends when the lifeline to the broker breaks."""
+
+    def __init__(self, link: Link, heartbeat_s: float) -> None:
+        self._link = link
+        self._heartbeat_s = heartbeat_s
+        self._watched: dict[str, tuple[wire.Watched, int | None]] = {}
+        self._ended: set[str] = set()
+        self._reaping: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve for ever; cancel to end."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._beat, loop)
+        while True:
+            _, body = await self._link.receive()
+            if isinstance(body, wire.Watch):
+                for watched in body.sessions:
+                    self._watch(watched)
+            elif isinstance(body, wire.Unwatch) and body.session_id in self._watched:
+                self._ended.add(body.session_id)
+
+    def _watch(self, watched: wire.Watched) -> None:
+        known = self._watched.get(watched.session_id)
+        if known is not None and known[0].supervisor == watched.supervisor:
+            self._watched[watched.session_id] = (watched, known[1])
+            return
+        self._unwatch(watched.session_id)
+        fd = procs.open_pidfd(watched.supervisor)
+        self._watched[watched.session_id] = (watched, fd)
+        if fd is not None:
+            asyncio.get_running_loop().add_reader(fd, self._supervisor_ended, watched.session_id)
+        elif not procs.is_alive(watched.supervisor):
+            self._supervisor_ended(watched.session_id)
+
+    def _unwatch(self, session_id: str) -> wire.Watched | None:
+        watched, fd = self._watched.pop(session_id, (None, None))
+        if fd is not None:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+        return watched
+
+    def _supervisor_ended(self, session_id: str) -> None:
+        watched = self._unwatch(session_id)
+        if watched is None:
+            return
+        if session_id in self._ended:
+            self._ended.discard(session_id)
+            self._link.send(wire.BROKER, wire.SupervisorGone(session_id=session_id, process=watched.supervisor))
+            return
+        task = asyncio.get_running_loop().create_task(self._clean_up(watched), name=f"reap {session_id}")
+        self._reaping.add(task)
+        task.add_done_callback(self._reaping.discard)
+
+    async def _clean_up(self, watched: wire.Watched) -> None:
+        """End what a dead supervisor left behind, then tell the broker. At most KILL_DEADLINE_S."""
+        left = await asyncio.to_thread(_left_behind, watched)
+        for process in left:
+            procs.send_signal(process, signal.SIGKILL)
+        survivors = await _wait_gone(left, KILL_DEADLINE_S)
+        logger.info("supervisor of %s ended; killed %d left behind", watched.session_id, len(left))
+        gone = wire.SupervisorGone(
+            session_id=watched.session_id,
+            process=watched.supervisor,
+            reaped=len(left) - len(survivors),
+            survivors=[process.pid for process in survivors],
+        )
+        self._link.send(wire.BROKER, gone)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One heartbeat: sweep, then report. Also catches deaths where there is no pidfd."""
+        for session_id, (watched, _) in list(self._watched.items()):
+            if not procs.is_alive(watched.supervisor):
+                self._supervisor_ended(session_id)
+        beat = wire.Heartbeat(
+            at=clock.now_ms(), alive=len(self._watched) - len(self._ended), installed_version=installed_version()
+        )
+        sent = self._link.send(wire.BROKER, beat)
+        loop.call_later(self._heartbeat_s if sent else min(0.1, self._heartbeat_s), self._beat, loop)
+
+
+def installed_version() -> str:
+    """The version of hapi on disk now, which an upgrade may have changed under us."""
+    try:
+        return metadata.version("hapi-runner")
+    except metadata.PackageNotFoundError:
+        return hapi.__version__
+
+
+def _left_behind(watched: wire.Watched) -> list[ProcessId]:
+    """The agent, its descendants, and whoever carries the session's mark in its environment."""
+    found = {process.pid: process for process in procs.marked(SESSION_MARK, watched.session_id)}
+    if watched.agent is not None and procs.is_alive(watched.agent):
+        found[watched.agent.pid] = watched.agent
+        found.update((process.pid, process) for process in procs.descendants(watched.agent.pid))
+    found.pop(os.getpid(), None)
+    return list(found.values())
+
+
+async def _wait_gone(processes: list[ProcessId], deadline_s: float) -> list[ProcessId]:
+    """Those that are still alive at the deadline."""
+    loop = asyncio.get_running_loop()
+    end = clock.monotonic() + deadline_s
+    for process in processes:
+        fd = procs.open_pidfd(process)
+        if fd is None:
+            continue
+        gone = asyncio.Event()
+        loop.add_reader(fd, gone.set)
+        try:
+            await asyncio.wait_for(gone.wait(), max(0.0, end - clock.monotonic()))
+        except TimeoutError:
+            logger.warning("process %d survives SIGKILL", process.pid)
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+    return [process for process in processes if procs.is_alive(process)]
+
+
+def main(namespace: str, lifeline: int) -> None:
+    """Entry point of the reaper's process, called in a fork of the nursery."""
+    setproctitle.setproctitle(f"hapi: reaper [{namespace}]")
+    settings = config.load(namespace)
+    log.set_up(settings.paths.log("reaper"))
+    asyncio.run(_serve(settings, lifeline))
+
+
+async def _serve(settings: config.Config, lifeline: int) -> None:
+    def hello() -> wire.Hello:
+        return wire.Hello(name=wire.REAPER, process=procs.own_identity(), version=hapi.__version__)
+
+    link = Link(settings.paths.bus_endpoint, wire.REAPER, wire.FOR_REAPER, hello)
+    work = asyncio.create_task(Reaper(link, settings.heartbeat_interval_ms / 1000).run(), name="reaper")
+    asyncio.get_running_loop().add_reader(lifeline, work.cancel)
+    try:
+        await work
+    except asyncio.CancelledError:
+        logger.info("the broker is gone; so am I")
+    finally:
+        link.close()

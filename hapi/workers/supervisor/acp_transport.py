@@ -1,0 +1,77 @@
+"""ACP's newline-delimited JSON over an agent's pipes, for the SDK's connection. Nothing an agent prints can break it.
+
+Session updates go straight to `on_update`, in order and before the answer to the prompt that caused them; the SDK would
+start a task for each. Lines that are no JSON object are counted and passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+_UPDATE = "session/update"
+
+
+class AgentTransport:
+    """One agent's stdin and stdout as messages; implements the SDK's `Transport`."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_update: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self._reader = reader
+        self._writer = writer
+        self._on_update = on_update
+        self._writing = asyncio.Lock()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Write one message; waits while the agent does not read. Raises OSError when it is gone."""
+        async with self._writing:
+            self._writer.write(msgspec.json.encode(message) + b"\n")
+            await self._writer.drain()
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The next request or response; None at the end of the stream."""
+        while True:
+            try:
+                line = await self._reader.readline()
+            except ValueError:  # longer than the limit: the reader dropped it
+                self.counters["oversized_lines"] += 1
+                continue
+            except OSError:
+                return None
+            if not line:
+                return None
+            message = self._parse(line)
+            if message is not None:
+                return message
+
+    async def close(self) -> None:
+        """The streams belong to the agent's process; nothing to do."""
+
+    def _parse(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            message = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if line.strip():
+                self.counters["lines_not_json"] += 1
+            return None
+        if not isinstance(message, dict):
+            self.counters["lines_not_object"] += 1
+            return None
+        if message.get("method") != _UPDATE:
+            return message
+        params = message.get("params")
+        update = params.get("update") if isinstance(params, dict) else None
+        if isinstance(update, dict):
+            self._on_update(update)
+        else:
+            self.counters["updates_malformed"] += 1
+        return None

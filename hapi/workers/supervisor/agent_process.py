@@ -1,0 +1,221 @@
+"""The agent as a process: started in a group of its own, drained, watched, and ended with all its descendants.
+
+The supervisor is a child subreaper (Linux): whatever the agent starts, however detached, becomes our child when its
+parent ends, so the whole tree is "our descendants", and every death of an orphan reaches us as SIGCHLD.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from hapi import clock, procs
+from hapi.errors import ErrorCode, HapiError
+from hapi.ids import ProcessId
+
+LINE_LIMIT = 64 * 1024 * 1024
+STDERR_TAIL_LINES = 20
+AGENT_LOG_BYTES = 5 * 1024 * 1024
+_STDERR_CHUNK = 64 * 1024
+_PR_SET_CHILD_SUBREAPER = 36
+_RECHECK_S = 0.25
+
+logger = logging.getLogger(__name__)
+
+
+class Rung(msgspec.Struct, frozen=True):
+    """One step of the stop ladder: what it is called, and how long it may take in seconds."""
+
+    name: str
+    wait_s: float
+
+
+EOF = Rung("eof", 1.5)
+TERMINATE = Rung("terminate", 3.0)
+KILL = Rung("kill", 3.0)
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a process ended: a code, or the signal that killed it."""
+
+    code: int | None
+    signal: int | None
+
+    def words(self) -> str:
+        """For people: `exit code 3`, `SIGKILL`."""
+        if self.signal is None:
+            return f"exit code {self.code}"
+        try:
+            return signal.Signals(self.signal).name
+        except ValueError:
+            return f"signal {self.signal}"
+
+
+def become_subreaper() -> None:
+    """Make orphans below us our own children. Does nothing outside Linux."""
+    if procs.LINUX and ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        logger.warning("cannot become a subreaper: %s", os.strerror(ctypes.get_errno()))
+
+
+class AgentProcess:
+    """A running agent. Make one with `start`; end it with `stop`, also after it has exited by itself."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process = process
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._gone = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._tail: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
+        self._logged = 0
+        self.pid = process.pid
+        self.identity: ProcessId | None = procs.identity(process.pid)
+        self.exit: Exit | None = None
+        self.reader = asyncio.StreamReader(limit=LINE_LIMIT)
+        self.writer: asyncio.StreamWriter
+        self._stderr_closed = asyncio.Event()
+
+    @classmethod
+    async def start(cls, argv: list[str], directory: str, environment: dict[str, str], log: Path) -> AgentProcess:
+        """Run `argv`. Raises HapiError(agent_unavailable or bad_directory) with the system's reason."""
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220 - a fork of ours; awaiting it would buy nothing
+                argv,
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            code = ErrorCode.BAD_DIRECTORY if error.filename == directory else ErrorCode.AGENT_UNAVAILABLE
+            raise HapiError(code, f"Cannot run {argv[0]} in {directory}: {error.strerror}.") from None
+        agent = cls(process, log)
+        await agent._connect()
+        return agent
+
+    def reap(self) -> None:
+        """Collect every child that has ended; call on SIGCHLD. Keeps no zombies."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid == self.pid:
+                self._exited(status)
+        self._changed.set()
+
+    async def exited(self) -> Exit:
+        """Wait for the agent's own process to end (its descendants may live on)."""
+        await self._gone.wait()
+        return self.exit or Exit(None, None)
+
+    async def stderr_tail(self, wait_s: float = 0.2) -> str:
+        """The last lines on stderr; waits briefly for what is still in the pipe."""
+        try:
+            await asyncio.wait_for(self._stderr_closed.wait(), wait_s)
+        except TimeoutError:
+            pass  # a descendant holds the pipe: what we have is what there is
+        return "\n".join(self._tail)
+
+    async def stop(self, *, skip_eof: bool = False) -> tuple[str | None, list[int]]:
+        """End the agent and all its descendants; at most 7.5 s.
+
+        Returns the rung that was needed (None: all were gone already) and the pids that survived even that.
+        """
+        if not self._tree():
+            return None, []
+        self.writer.close()
+        if not skip_eof and await self._tree_gone(EOF.wait_s):
+            return EOF.name, []
+        for rung, number in ((TERMINATE, signal.SIGTERM), (KILL, signal.SIGKILL)):
+            self._signal_tree(number)
+            if await self._tree_gone(rung.wait_s, repeat=number):
+                return rung.name, []
+        return KILL.name, [process.pid for process in self._tree()]
+
+    def _exited(self, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        self.exit = Exit(None, -code) if code < 0 else Exit(code, None)
+        self._process.returncode = code
+        self._gone.set()
+
+    def _tree(self) -> list[ProcessId]:
+        """Every living descendant of ours; with a subreaper that is all that the agent ever started."""
+        if procs.LINUX:
+            return procs.descendants(os.getpid())
+        own = [self.identity] if self.identity is not None and procs.is_alive(self.identity) else []
+        return [*own, *procs.descendants(self.pid)]
+
+    def _signal_tree(self, number: signal.Signals) -> None:
+        for process in self._tree():
+            procs.send_signal(process, number)
+            if number is signal.SIGTERM:  # a stopped process hears of it only when it goes on
+                procs.send_signal(process, signal.SIGCONT)
+
+    async def _tree_gone(self, wait_s: float, repeat: signal.Signals | None = None) -> bool:
+        deadline = clock.monotonic() + wait_s
+        while self._tree():
+            left = deadline - clock.monotonic()
+            if left <= 0:
+                return False
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), min(left, _RECHECK_S))
+            except TimeoutError:
+                pass  # deaths below a living child raise no signal here: look again
+            if repeat is signal.SIGKILL:
+                self._signal_tree(repeat)
+        return True
+
+    async def _connect(self) -> None:
+        process, loop = self._process, self._loop
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self.reader), _pipe(process.stdout))
+        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, _pipe(process.stdin))
+        self.writer = asyncio.StreamWriter(transport, protocol, None, loop)
+        await loop.connect_read_pipe(lambda: _StderrSink(self._take_stderr, self._stderr_closed), _pipe(process.stderr))
+
+    def _take_stderr(self, data: bytes) -> None:
+        self._tail.extend(data.decode(errors="replace").splitlines())
+        if self._logged + len(data) > AGENT_LOG_BYTES:
+            self._log.replace(self._log.with_name(f"{self._log.name}.1"))
+            self._logged = 0
+        try:
+            with self._log.open("ab") as file:
+                self._logged = file.tell() + len(data)
+                file.write(data)
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self._log, error)
+
+
+class _StderrSink(asyncio.Protocol):
+    """Reads the agent's stderr as fast as it comes, so that the agent never blocks on it."""
+
+    def __init__(self, take: Callable[[bytes], None], closed: asyncio.Event) -> None:
+        self._take = take
+        self._closed = closed
+
+    def data_received(self, data: bytes) -> None:
+        self._take(data)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._closed.set()
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    if stream is None:  # pragma: no cover - all three are pipes
+        raise RuntimeError("not a pipe")
+    return stream

@@ -1,0 +1,108 @@
+"""What goes to the hub connector: the newest snapshot, and the journalled events in order, a window at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from hapi import wire
+from hapi.clock import now_ms
+from hapi.journal import Journal
+from hapi.workers.link import Link
+
+WINDOW = 64
+RESEND_S = 20.0
+WINDOW_BYTES = 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Level for the state, edge for the chat. Both survive the death of broker, connector and hub: they are sent again."""
+
+    def __init__(self, link: Link, journal: Journal, snapshot: Callable[[], wire.Snapshot]) -> None:
+        self._link = link
+        self._journal = journal
+        self._snapshot = snapshot
+        self._loop = asyncio.get_running_loop()
+        self._hub = False
+        self._sent = 0
+        self._snapshot_due = False
+        self._resend: asyncio.TimerHandle | None = None
+        self._all_delivered = asyncio.Event()
+
+    def hub_is(self, *, up: bool) -> None:
+        """The connector came or went; a new one is told everything."""
+        self._hub = up
+        self._sent = self._journal.state.delivered
+        if up:
+            self.changed()
+            self._pump()
+
+    def changed(self) -> None:
+        """The state changed; the hub gets the newest one, once per turn of the loop."""
+        if not self._snapshot_due:
+            self._snapshot_due = True
+            self._loop.call_soon(self._send_snapshot)
+
+    def emit(self, event: wire.Event) -> None:
+        """Put an event on record and on its way. Raises OSError when the journal cannot be written."""
+        self._journal.emit(event, now_ms())
+        self._all_delivered.clear()
+        self._loop.call_soon(self._pump)
+
+    def live(self, block: str, text: str) -> None:
+        """Thinking as it grows; lost without harm."""
+        if self._hub:
+            self._link.send(wire.HUB, wire.LiveReasoning(block, text))
+
+    def delivered(self, seq: int) -> None:
+        """The hub confirmed events."""
+        self._journal.delivered(seq)
+        if not self._journal.state.unconfirmed:
+            self._all_delivered.set()
+        self._pump()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until the hub has everything; False when it is away or takes longer than `timeout_s`."""
+        if not self._journal.state.unconfirmed:
+            return True
+        if not self._hub:
+            return False
+        try:
+            await asyncio.wait_for(self._all_delivered.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _send_snapshot(self) -> None:
+        self._snapshot_due = False
+        if self._hub:
+            self._link.send(wire.HUB, self._snapshot())
+
+    def _pump(self) -> None:
+        unconfirmed = self._journal.state.unconfirmed
+        if not self._hub or not unconfirmed or self._sent > self._journal.state.delivered:
+            return
+        if self._snapshot_due:
+            self._send_snapshot()  # the connector must know the session before its events
+        batch: list[wire.NumberedEvent] = []
+        size = 0
+        for event in unconfirmed.values():
+            size += len(wire.encode(event))
+            if batch and (len(batch) >= WINDOW or size > WINDOW_BYTES):
+                break
+            batch.append(event)
+        if self._link.send(wire.HUB, wire.Events(batch)):
+            self._sent = batch[-1].seq
+        self._arm_resend()
+
+    def _arm_resend(self) -> None:
+        if self._resend is not None:
+            self._resend.cancel()
+        self._resend = self._loop.call_later(RESEND_S, self._send_again)
+
+    def _send_again(self) -> None:
+        self._sent = self._journal.state.delivered
+        self._pump()

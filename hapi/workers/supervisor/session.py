@@ -1,0 +1,332 @@
+"""One session: its phase, its queue of messages, its agent. The heart of a supervisor.
+
+Order of every step that matters: on disk first, then to the agent or to the hub (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from hapi import wire
+from hapi.clock import monotonic, now_ms
+from hapi.errors import HapiError
+from hapi.ids import new_session_id
+from hapi.journal import Journal
+from hapi.lifecycle import BUSY, EndReason, Lifecycle, Phase
+from hapi.store import SessionDirectory
+from hapi.workers.link import Link
+from hapi.workers.supervisor import title
+from hapi.workers.supervisor.acp_events import Turn, usage
+from hapi.workers.supervisor.agent_process import AgentProcess
+from hapi.workers.supervisor.asking import Asking
+from hapi.workers.supervisor.publisher import Publisher
+from hapi.workers.supervisor.start import Started
+
+CANCEL_GRACE_S = 1.0
+LIVE_THINKING_S = 0.25
+_DETAIL_LIMIT = 2_000
+
+logger = logging.getLogger(__name__)
+
+
+class Session:
+    """Everything a started session does until it has ended. Runs on the supervisor's loop, in one task per concern."""
+
+    def __init__(self, started: Started, link: Link, directory: SessionDirectory, journal: Journal) -> None:
+        self.info = started.info
+        self.lifecycle = Lifecycle(self.info.phase)
+        self.asking = Asking(self._asking_changed)
+        self.asking.mode = started.info.permission_mode
+        self.ended = asyncio.Event()
+        self._started = started
+        self._agent: AgentProcess = started.agent
+        self._driver = started.driver
+        self._turn: Turn = started.turn
+        self._link = link
+        self._directory = directory
+        self._journal = journal
+        self._effort = started.order.effort
+        self._publisher = Publisher(link, journal, self.snapshot)
+        self._queued = asyncio.Event()
+        self._stopping: asyncio.Task[wire.SessionStopped] | None = None
+        self._live_at = 0.0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # ------------------------------------------------------------------------------------------------- its life
+
+    def go(self) -> None:
+        """The agent is ready: announce it and begin to serve."""
+        self._started.route(self.on_update, self._ask)
+        if self._journal.state.queue:
+            self._queued.set()
+        for note in self._started.notes:
+            self._emit(wire.Note(note))
+        self._move(Phase.IDLE)
+        self._start(self._serve_queue(), "turns")
+        self._start(self._watch_agent(), "agent")
+
+    def hub_is(self, *, up: bool) -> None:
+        """The hub connector came or went."""
+        self._publisher.hub_is(up=up)
+
+    def delivered(self, seq: int) -> None:
+        """The hub confirmed events up to `seq`."""
+        self._publisher.delivered(seq)
+
+    async def stop(self, reason: EndReason) -> wire.SessionStopped:
+        """End the agent and all it started, then the session. Asked again, it joins the stop under way.
+
+        Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9 s in all.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(reason), name="stop")
+        return await asyncio.shield(self._stopping)
+
+    async def _stop(self, reason: EndReason) -> wire.SessionStopped:
+        busy = self.lifecycle.phase in BUSY
+        if self.lifecycle.phase is Phase.ENDED:
+            return wire.SessionStopped("already_gone", self.info.session_id)
+        self._move(Phase.STOPPING)
+        self.asking.cancel_all("Session stopped")
+        if busy:
+            await self._cancel_quietly()
+        rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
+        if survivors:
+            logger.error("still alive after SIGKILL: %s", survivors)
+            self._stopping = None
+            return self._tell_stopped(wire.SessionStopped("still_alive", self.info.session_id, rung, survivors))
+        result = self._tell_stopped(wire.SessionStopped("stopped", self.info.session_id, rung))
+        self._end(reason)
+        return result
+
+    def _tell_stopped(self, result: wire.SessionStopped) -> wire.SessionStopped:
+        """The broker hears how a stop went before it hears that the session has ended."""
+        self._link.send(wire.BROKER, result)
+        return result
+
+    async def _watch_agent(self) -> None:
+        """When the agent ends by itself, end what it left behind, and the session with a true reason."""
+        exit_ = await self._agent.exited()
+        if self._stopping is not None:
+            return
+        tail = await self._agent.stderr_tail()
+        await self._agent.stop(skip_eof=True)
+        crashed = exit_.signal is not None
+        reason = EndReason.AGENT_CRASHED if crashed else EndReason.AGENT_EXITED
+        self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
+        self.asking.cancel_all("The agent ended")
+        for event in self._turn.finish("cancelled"):
+            self._emit(event)
+        self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=crashed or bool(exit_.code)))
+        self._end(reason, f"{exit_.words()}\n{tail}".strip())
+
+    def _end(self, reason: EndReason, detail: str | None = None) -> None:
+        self.info.reason, self.info.ended_at = reason, now_ms()
+        self.info.detail = detail[-_DETAIL_LIMIT:] if detail else None
+        self._move(Phase.ENDED)
+        self.ended.set()
+
+    async def farewell(self, timeout_s: float) -> None:
+        """After the end: give the hub time to take the last events, then end our tasks."""
+        if not await self._publisher.flush(timeout_s):
+            logger.info("the hub has yet to get %d events", len(self._journal.state.unconfirmed))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._driver.close()
+
+    # ------------------------------------------------------------------------------------------------- messages
+
+    def receive(self, message: wire.UserMessage) -> None:
+        """Put a person's message on disk and in the queue; one we know already changes nothing. Raises OSError."""
+        if self._journal.received(message):
+            self._queued.set()
+        elif message.local_id and self._journal.state.fates.get(message.id) == "taken":
+            self._emit(wire.Consumed([message.local_id]))  # the hub asks again: it missed the first answer
+
+    def retry(self, message: wire.UserMessage) -> None:
+        """Queue a message again that the user chose to retry. Raises OSError."""
+        self._journal.requeue(message)
+        self._queued.set()
+
+    def say(self, text: str) -> None:
+        """A person on this machine says something: the hub is shown it, the agent gets it. Raises OSError."""
+        self._emit(wire.UserText(text))
+        self.receive(wire.UserMessage(id=new_session_id(), text=text, created_at=now_ms()))
+
+    def take_back(self, message: wire.CancelMessage) -> wire.MessageFate:
+        """Whether a queued message can still be taken back; does so if it can. Raises OSError."""
+        if self._journal.removed(message.id):
+            return wire.MessageFate("removed")
+        fate = self._journal.state.fates.get(message.id)
+        return wire.MessageFate("consumed" if fate == "taken" else "removed")
+
+    async def abort(self) -> None:
+        """Cancel the running turn; the queue stays. Nothing happens between turns."""
+        self.asking.cancel_all("User aborted")
+        if self.lifecycle.phase in BUSY:
+            await self._cancel_quietly(wait_s=0)
+            self._emit(wire.Note("Session aborted"))
+
+    async def _cancel_quietly(self, wait_s: float = CANCEL_GRACE_S) -> None:
+        """Ask the agent to end its turn; wait for it at most `wait_s`."""
+        try:
+            async with asyncio.timeout(max(wait_s, 1.0)):
+                await self._driver.cancel()
+        except (OSError, TimeoutError) as error:
+            logger.warning("the agent cannot be told to cancel: %s", error)
+
+    async def _serve_queue(self) -> None:
+        while True:
+            await self._queued.wait()
+            while self._journal.state.queue and self._stopping is None:
+                await self._run_turn(next(iter(self._journal.state.queue.values())))
+            self._queued.clear()
+
+    async def _run_turn(self, message: wire.UserMessage) -> None:
+        self._journal.taken(message.id)
+        if message.local_id:
+            self._emit(wire.Consumed([message.local_id]))
+        self._move(Phase.WORKING)
+        stop_reason = "error"
+        try:
+            answer = await self._driver.prompt(_blocks(message))
+            stop_reason = str(answer.get("stopReason") or "end_turn")
+            self._finish_turn(stop_reason)
+            for event in usage(answer, self.info.model):
+                self._emit(event)
+        except HapiError as error:
+            self._finish_turn(stop_reason)
+            if self._agent.exit is None and self._stopping is None:
+                self._emit(wire.Note(error.message, is_error=True))
+        if self.lifecycle.phase not in BUSY:
+            return  # stopped meanwhile
+        more = bool(self._journal.state.queue)
+        self._emit(wire.TurnEnded(stop_reason, more))
+        self._move(Phase.IDLE)
+
+    def _finish_turn(self, stop_reason: str) -> None:
+        for event in self._turn.finish(stop_reason):
+            self._emit(event)
+        self.asking.cancel_all("Prompt finished")
+
+    # ------------------------------------------------------------------------------------------------- the agent
+
+    def on_update(self, update: dict[str, Any]) -> None:
+        """An ACP session update."""
+        for event in self._turn.update(update):
+            self._emit(event)
+        thinking = self._turn.thinking
+        if thinking is not None and monotonic() - self._live_at >= LIVE_THINKING_S:
+            self._live_at = monotonic()
+            self._publisher.live(*thinking)
+        if self._turn.title is not None and self._turn.title != self.info.title:
+            self.info.title = self._turn.title
+            self._announce()
+        if update.get("sessionUpdate") in {"available_commands_update", "current_mode_update"}:
+            self._publisher.changed()
+
+    async def _ask(self, params: dict[str, Any]) -> dict[str, Any]:
+        for event in self._turn.flush():
+            self._emit(event)
+        return await self.asking.ask(params, self._turn)
+
+    def answer(self, answer: wire.AnswerPermission) -> None:
+        """A person's answer to a permission request. Raises HapiError(bad_request) when nothing waits for it."""
+        decision = self.asking.answer(answer)
+        if answer.mode is not None:
+            self._start(self._switch_mode(answer.mode), "mode")
+        if decision == "abort":
+            self._start(self.abort(), "abort")
+
+    async def configure(self, values: dict[str, str | None]) -> wire.Configured:
+        """Change the mode, the model or the effort; answers with what is in force. Raises HapiError(agent_failed)."""
+        applied: dict[str, str | None] = {}
+        for key, value in values.items():
+            if key == "permissionMode" and value:
+                await self._switch_mode(value)
+                applied[key] = self.asking.mode
+            elif key == "model" and value and await self._driver.set_model(value):
+                self.info.model = applied[key] = value
+            elif key in {"effort", "modelReasoningEffort"} and value and await self._driver.set_effort(value):
+                self._effort = applied[key] = value
+        self._announce()
+        return wire.Configured(applied)
+
+    async def _switch_mode(self, mode: str) -> None:
+        native = self._started.native_modes.get(mode)
+        if native is not None:
+            await self._driver.set_mode(native)
+        self.asking.mode = self.info.permission_mode = mode
+        self._emit(wire.ModeChanged(mode))
+        self._announce()
+
+    # ------------------------------------------------------------------------------------------------- telling
+
+    def snapshot(self) -> wire.Snapshot:
+        """The whole state for the hub."""
+        started = self._started
+        return wire.Snapshot(
+            info=self.info,
+            effort=self._effort,
+            requests=self.asking.open,
+            outcomes=self.asking.outcomes,
+            worktree=started.worktree,
+            commands=self._turn.commands or [],
+            models=started.opened.models,
+            modes=started.opened.modes,
+            config=started.order.config,
+        )
+
+    def _asking_changed(self) -> None:
+        phase = self.lifecycle.phase
+        if phase in BUSY:
+            self._move(Phase.WAITING if self.asking.open else Phase.WORKING)
+        self._publisher.changed()
+
+    def _move(self, phase: Phase) -> None:
+        if self.lifecycle.move(phase):
+            self.info.phase = phase
+            self._announce()
+
+    def _announce(self) -> None:
+        """Tell disk, `ps`, broker and hub what is so now."""
+        self.info.phase = self.lifecycle.phase
+        try:
+            self._directory.write_state(self.info, durable=self.info.phase not in BUSY)
+        except OSError as error:
+            logger.error("cannot write state.json: %s", error)  # noqa: TRY400 - the words say it all
+        title.show(self.info)
+        self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self.info)))
+        self._publisher.changed()
+
+    def _emit(self, event: wire.Event) -> None:
+        try:
+            self._publisher.emit(event)
+        except OSError as error:
+            self._link.counters["events_lost"] += 1
+            logger.error("cannot journal an event: %s", error)  # noqa: TRY400
+
+    def _start(self, work: Any, name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            error = task.exception()
+            logger.error("task %s failed", task.get_name(), exc_info=error)
+            words = error.message if isinstance(error, HapiError) else f"Internal error: {error!r}"
+            self._emit(wire.Note(words, is_error=True))
+
+
+def _blocks(message: wire.UserMessage) -> list[dict[str, Any]]:
+    """A message as ACP content: references to its files, then its words."""
+    references = " ".join(f"@{attachment.path}" for attachment in message.attachments)
+    text = f"{references}\n\n{message.text}" if references else message.text
+    return [{"type": "text", "text": text}]

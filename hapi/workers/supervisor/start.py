@@ -1,0 +1,184 @@
+"""From an order to a running agent: directory, worktree, environment, process, conversation. Undoes what it did on failure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hapi import wire, workspace
+from hapi.agents import table
+from hapi.clock import monotonic
+from hapi.config import Config
+from hapi.errors import HapiError
+from hapi.lifecycle import Phase
+from hapi.store import SessionDirectory
+from hapi.workers.supervisor.acp_events import Turn
+from hapi.workers.supervisor.agent_process import AgentProcess
+from hapi.workers.supervisor.environment import agent_environment
+
+if TYPE_CHECKING:  # the driver brings half a second of imports
+    from hapi.workers.supervisor.acp_driver import AcpDriver, Opened
+
+OnUpdate = Callable[[dict[str, Any]], None]
+OnPermission = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+logger = logging.getLogger(__name__)
+
+
+class Started:
+    """A session whose agent is ready. `info` is still in phase `starting`."""
+
+    def __init__(self, order: wire.Spawn, info: wire.SessionInfo) -> None:
+        self.order = order
+        self.info = info
+        self.turn = Turn()
+        self.worktree: wire.WorktreeInfo | None = None
+        self.notes: list[str] = []
+        self.native_modes: dict[str, str] = {}
+        self.ignores_eof = False
+        self.agent: AgentProcess
+        self.driver: AcpDriver
+        self.opened: Opened
+        self._on_update: OnUpdate | None = None
+        self._on_permission: OnPermission | None = None
+
+    def route(self, on_update: OnUpdate, on_permission: OnPermission) -> None:
+        """From now on the session hears the agent; what it said while opening (a replayed history) is dropped."""
+        self.turn.finish("opened")
+        self._on_update, self._on_permission = on_update, on_permission
+
+    def on_update(self, update: dict[str, Any]) -> None:
+        if self._on_update is None:
+            self.turn.update(update)
+        else:
+            self._on_update(update)
+
+    async def on_permission(self, params: dict[str, Any]) -> dict[str, Any]:
+        if self._on_permission is None:
+            return {"outcome": {"outcome": "cancelled"}}
+        return await self._on_permission(params)
+
+
+class Starter:
+    """Starts one session. `run` either returns it ready, or raises and leaves no process and no worktree behind."""
+
+    def __init__(self, config: Config, directory: SessionDirectory, workspace_roots: list[str]) -> None:
+        self._config = config
+        self._directory = directory
+        self._roots = workspace_roots
+        self._started: Started | None = None
+
+    async def run(self, order: wire.Spawn, info: wire.SessionInfo) -> Started:
+        """At most the configured ready time-out. Raises HapiError with the reason, its hint the agent's last words."""
+        deadline = monotonic() + self._config.ready_timeout_ms / 1000
+        started = self._started = Started(order, info)
+        try:
+            agent = table.find(order.agent, self._config)
+            argv = self._argv(agent, order)
+            await asyncio.to_thread(self._prepare, started)
+            await self._launch(started, agent, argv)
+            await self._open(started, agent, deadline)
+        except BaseException:
+            await asyncio.shield(self._undo(started))
+            raise
+        return started
+
+    def _argv(self, agent: table.Agent, order: wire.Spawn) -> list[str]:
+        flags = table.launch_arguments(
+            agent,
+            model=order.model,
+            effort=order.effort,
+            permission_mode=order.permission_mode,
+            yolo=order.yolo,
+            args=order.args,
+        )
+        environ = self._base(order)
+        return table.resolve(agent, environ.get("PATH"), flags, environ=environ)
+
+    def _base(self, order: wire.Spawn) -> dict[str, str]:
+        return dict(os.environ) if order.env is None else order.env
+
+    def _prepare(self, started: Started) -> None:
+        order = started.order
+        wants_worktree = order.worktree is not None
+        create = self._config.create_directories and not wants_worktree
+        path = workspace.prepare_directory(order.directory, self._roots, create=create)
+        if order.worktree is not None:
+            started.worktree = workspace.create_worktree(path, order.worktree)
+            path = workspace.confine(started.worktree.worktree_path, self._roots)
+        started.info.directory = str(path)
+
+    async def _launch(self, started: Started, agent: table.Agent, argv: list[str]) -> None:
+        base = self._base(started.order)
+        extra = table.environment(agent, base.get("PATH"), base)
+        environment = agent_environment(base, started.info.session_id, extra, started.worktree)
+        process = await AgentProcess.start(argv, started.info.directory, environment, self._directory.agent_log)
+        started.agent = process
+        started.info.agent_process = process.identity
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, process.reap)
+        process.reap()  # it may have ended before we listened
+
+    async def _open(self, started: Started, agent: table.Agent, deadline: float) -> None:
+        from hapi.workers.supervisor.acp_driver import AcpDriver
+
+        order, info = started.order, started.info
+        driver = AcpDriver(started.agent, started.on_update, started.on_permission)
+        started.driver = driver
+        opened = await driver.open(info.directory, order.resume, max(0.1, deadline - monotonic()))
+        started.opened = opened
+        info.native_id = opened.native_id
+        if order.resume and not opened.resumed:
+            started.notes.append("The agent could not resume its conversation; a new one began.")
+        started.native_modes = dict(agent.acp_modes)
+        await self._apply_options(started, agent)
+
+    async def _apply_options(self, started: Started, agent: table.Agent) -> None:
+        """What the command line could not say. A refusal is a note in the chat, not the end of the session."""
+        order, info, driver = started.order, started.info, started.driver
+        mode = table.permission_mode(agent, order.permission_mode, yolo=order.yolo)
+        model = order.model or agent.default_model
+        effort = order.effort or agent.default_effort
+        info.model = model or started.opened.model
+        info.permission_mode = mode
+        try:
+            native = agent.acp_modes.get(mode or "")
+            if native is not None:
+                await driver.set_mode(native)
+            if model and not agent.flags.model and not await driver.set_model(model):
+                started.notes.append(f"The agent does not take a model; {model} was ignored.")
+            if effort and not agent.flags.effort and not await driver.set_effort(effort):
+                started.notes.append(f"The agent does not take an effort; {effort} was ignored.")
+        except HapiError as error:
+            if started.agent.exit is not None:
+                raise
+            started.notes.append(error.message)
+
+    async def _undo(self, started: Started) -> None:
+        agent = getattr(started, "agent", None)
+        if agent is not None:
+            _, survivors = await agent.stop(skip_eof=True)
+            if survivors:
+                logger.error("a failed spawn left processes that SIGKILL does not end: %s", survivors)
+        if started.worktree is not None and not await asyncio.to_thread(
+            workspace.remove_unused_worktree, started.worktree
+        ):
+            logger.warning("kept the worktree %s: it has changes", started.worktree.worktree_path)
+
+
+def first_info(order: wire.Spawn, namespace: str, generation: int, **more: Any) -> wire.SessionInfo:
+    """The record of a session that begins to start."""
+    return wire.SessionInfo(
+        session_id=order.session_id,
+        namespace=namespace,
+        agent=order.agent,
+        directory=str(Path(order.directory)),
+        phase=Phase.STARTING,
+        started_by=order.started_by,
+        generation=generation,
+        **more,
+    )

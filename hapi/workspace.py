@@ -1,0 +1,114 @@
+"""Where sessions may run: workspace roots, and git worktrees made for sessions.
+
+Facts about worktrees (place, branch, name): the hub's protocol, §8.3.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from hapi.clock import now_ms
+from hapi.errors import ErrorCode, HapiError
+from hapi.wire import WorktreeInfo
+
+GIT_TIMEOUT_S = 10.0
+_NAME_TRIES = 5
+
+
+def confine(path: str | Path, roots: Sequence[str]) -> Path:
+    """`path` with symbolic links resolved, if it is inside one of `roots` (no roots: anywhere).
+
+    Raises HapiError(outside_workspace_roots). The path need not exist; what exists of it is resolved.
+    """
+    real = Path(os.path.realpath(path))
+    if not roots or any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+        return real
+    hint = "Allowed are: " + ", ".join(roots)
+    raise HapiError(ErrorCode.OUTSIDE_WORKSPACE_ROOTS, f"{path} is outside this machine's workspace roots.", hint)
+
+
+def prepare_directory(directory: str, roots: Sequence[str], *, create: bool) -> Path:
+    """The directory a session runs in, made if it is missing and `create` allows it.
+
+    Raises HapiError: outside_workspace_roots, bad_directory, directory_approval_required. Confinement is checked
+    before and again after the making, so that a link slipped in between does not help.
+    """
+    if not os.path.isabs(directory):
+        raise HapiError(ErrorCode.BAD_DIRECTORY, f"{directory!r} is not an absolute path.")
+    path = confine(directory, roots)
+    try:
+        if not path.exists():
+            if not create:
+                hint = "Create it, or set createDirectories to true in settings.json."
+                message = f"{directory} does not exist; creating it needs approval."
+                raise HapiError(ErrorCode.DIRECTORY_APPROVAL_REQUIRED, message, hint)
+            path.mkdir(parents=True, exist_ok=True)
+        path = confine(path, roots)
+        if not path.is_dir():
+            raise HapiError(ErrorCode.BAD_DIRECTORY, f"{directory} is not a directory.")
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise HapiError(ErrorCode.BAD_DIRECTORY, f"{directory} may not be entered by this user.")
+    except OSError as error:
+        raise HapiError(ErrorCode.BAD_DIRECTORY, f"{directory}: {error.strerror}.") from None
+    return path
+
+
+def worktree_name(wanted: str) -> str:
+    """A name for a worktree: the wanted one in lower case with dashes, or today's date and four random digits."""
+    name = re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")
+    return name or f"{datetime.now().astimezone():%m%d}-{secrets.token_hex(2)}"
+
+
+def create_worktree(directory: Path, wanted: str) -> WorktreeInfo:
+    """A new worktree beside the repository that holds `directory`, on a branch of its own.
+
+    Raises HapiError(worktree_failed) in git's words; then nothing is left behind. Bounded by GIT_TIMEOUT_S per call.
+    """
+    if not directory.is_dir():
+        raise HapiError(ErrorCode.WORKTREE_FAILED, f"{directory} is not a directory.")
+    found = _git(directory, "rev-parse", "--show-toplevel")
+    if found.returncode != 0:
+        raise HapiError(ErrorCode.WORKTREE_FAILED, f"Path is not a Git repository: {found.stderr.strip()}")
+    root = Path(found.stdout.strip())
+    name = worktree_name(wanted)
+    for attempt in range(_NAME_TRIES):
+        candidate = name if attempt == 0 else f"{name}-{secrets.token_hex(2)}"
+        path = root.parent / f"{root.name}-worktrees" / candidate
+        branch = f"hapi-{candidate}"
+        if path.exists() or _git(root, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}").returncode == 0:
+            continue
+        made = _git(root, "worktree", "add", "-b", branch, os.fspath(path))
+        if made.returncode != 0:
+            raise HapiError(ErrorCode.WORKTREE_FAILED, f"Failed to create worktree: {made.stderr.strip()}")
+        return WorktreeInfo(os.fspath(root), branch, candidate, os.fspath(path), now_ms())
+    raise HapiError(ErrorCode.WORKTREE_FAILED, f"No free name for a worktree like {name!r}.")
+
+
+def remove_unused_worktree(worktree: WorktreeInfo) -> bool:
+    """Remove the worktree of a spawn that failed; one with changes in it stays, and so does the branch."""
+    return _git(Path(worktree.base_path), "worktree", "remove", worktree.worktree_path).returncode == 0
+
+
+def _git(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        return subprocess.run(
+            ["git", "-C", os.fspath(directory), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=GIT_TIMEOUT_S,
+            env=environment,
+        )
+    except FileNotFoundError:
+        raise HapiError(ErrorCode.MISSING_TOOL, "git is not installed.", "Worktrees need git.") from None
+    except subprocess.TimeoutExpired:
+        raise HapiError(ErrorCode.WORKTREE_FAILED, f"git took longer than {GIT_TIMEOUT_S:g} s.") from None

@@ -1,0 +1,101 @@
+"""What a fresh interpreter loads, and completion: real processes, because only they show it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {
+    "asyncio",
+    "psutil",
+    "rich",
+    "logging",
+    "socketio",
+    "engineio",
+    "aiohttp",
+    "acp",
+    "pydantic",
+    "multiprocessing",
+}
+
+
+def python(*words, home, **environ):
+    keep = {"PATH": os.environ["PATH"], "HAPI_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *words], env=keep | environ, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def loaded_by(*words, home):
+    code = (
+        "import sys\nfrom hapi.__main__ import main\n"
+        f"status = main({list(words)!r})\nsys.stderr.write('MODULES ' + ' '.join(sys.modules))\nsys.exit(status)"
+    )
+    done = python("-c", code, home=home)
+    return done.returncode, set(done.stderr.rpartition("MODULES ")[2].split())
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["runner", "list"], 3), (["runner", "status"], 3), (["runner", "stop"], 0)]
+)
+def test_a_quick_command_loads_nothing_heavy(tmp_path, words, code):
+    status, modules = loaded_by(*words, home=tmp_path)
+    assert status == code
+    assert "hapi.cli.app" in modules
+    assert not HEAVY & modules
+    assert "zmq" not in modules  # nobody holds the lock: there is nobody to talk to
+
+
+def test_the_version_needs_no_typer(tmp_path):
+    status, modules = loaded_by("--version", home=tmp_path)
+    assert status == 0
+    assert not (HEAVY | {"typer", "msgspec", "subprocess"}) & modules
+
+
+def test_the_version_is_printed(tmp_path):
+    from hapi import __version__
+
+    for word in ("--version", "-V"):
+        assert python("-m", "hapi", word, home=tmp_path).stdout == f"hapi {__version__}\n"
+
+
+def test_not_running_leaves_no_trace(tmp_path):
+    home = tmp_path / "h"
+    assert python("-m", "hapi", "runner", "list", home=home).returncode == 3
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(tmp_path, shell):
+    script = python("-m", "hapi", home=tmp_path, _HAPI_COMPLETE=f"source_{shell}")
+    assert script.returncode == 0
+    assert "_HAPI_COMPLETE" in script.stdout
+    words = {
+        "bash": {"COMP_WORDS": "hapi runner st", "COMP_CWORD": "2"},
+        "zsh": {"_TYPER_COMPLETE_ARGS": "hapi runner st"},
+        "fish": {"_TYPER_COMPLETE_ARGS": "hapi runner st", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    }[shell]
+    done = python("-m", "hapi", home=tmp_path, _HAPI_COMPLETE=f"complete_{shell}", **words)
+    for name in ("start", "stop", "status", "stop-session", "start-sync"):
+        assert name in done.stdout
+    assert "spawn" not in done.stdout
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    keep = {"PATH": os.environ["PATH"], "HAPI_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "hapi", "--help"],
+        env=keep,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=30,
+        check=False,
+    )
+    os.close(write)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
