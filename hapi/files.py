@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,9 @@ def _sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+_PROBE_S = 0.05
+
+
 class FileLock:
     """An exclusive flock that the kernel releases when its holder dies: it cannot go stale."""
 
@@ -56,16 +60,18 @@ class FileLock:
         self._fd: int | None = None
 
     def acquire(self, note: str = "") -> bool:
-        """Take the lock without waiting; False if another process holds it. `note` is written for people.
+        """Take the lock; False if another process holds it. `note` is written for people.
 
-        Raises OSError when the file cannot be opened.
+        Waits _PROBE_S at most: `is_locked` takes the lock too, for microseconds. Raises OSError when the file cannot
+        be opened.
         """
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
+        deadline = time.monotonic() + _PROBE_S
+        while not _try_exclusive(fd):
+            if time.monotonic() >= deadline:
+                os.close(fd)
+                return False
+            select.select([], [], [], _PROBE_S / 10)
         self._fd = fd
         os.ftruncate(fd, 0)
         os.pwrite(fd, note.encode(), 0)
@@ -76,6 +82,14 @@ class FileLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _try_exclusive(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_locked(path: Path) -> bool:

@@ -10,6 +10,7 @@ undone or its trace. A torn tail (the crash hit the write) is cut off and kept a
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import struct
@@ -155,6 +156,10 @@ class Journal:
         self._append(Removed(message_id), durable=True)
         return True
 
+    def refuse(self, message_id: str) -> None:
+        """A message that may yet arrive was taken back: it will count as known."""
+        self._append(Removed(message_id), durable=True)
+
     def emit(self, event: Event, at_ms: int) -> NumberedEvent:
         """Give an event its number and keep it until the hub has it."""
         numbered = NumberedEvent(self.state.last_seq + 1, at_ms, event)
@@ -178,10 +183,12 @@ class Journal:
 
     def _append(self, entry: Entry, *, durable: bool = False) -> None:
         frame = _framed(entry)
+        if len(frame) > _MAX_FRAME:
+            raise OSError(errno.EFBIG, "too large for the journal")
         try:
             written = os.pwrite(self._fd, frame, self._size)
             if written != len(frame):
-                raise OSError(28, "the journal's disk is full")
+                raise OSError(errno.ENOSPC, "the journal's disk is full")
             if durable:
                 self.sync()
         except OSError:
@@ -227,7 +234,7 @@ def _frames(data: bytes) -> list[tuple[Entry, int]]:
     while at + _FRAME.size <= len(data):
         length, checksum = _FRAME.unpack_from(data, at)
         payload = data[at + _FRAME.size : at + _FRAME.size + length]
-        if length > _MAX_FRAME or len(payload) < length or zlib.crc32(payload) != checksum:
+        if length > _MAX_FRAME - _FRAME.size or len(payload) < length or zlib.crc32(payload) != checksum:
             break
         try:
             entry = _decoder.decode(payload)

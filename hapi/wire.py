@@ -375,7 +375,7 @@ class Spawned(msgspec.Struct, tag="spawned", omit_defaults=True):
 
 
 class SessionStopped(msgspec.Struct, tag="session_stopped", omit_defaults=True):
-    """How a stop ended, and by which rung of the ladder: cancel, eof, terminate, kill."""
+    """How a stop ended, and by which rung: before_start, during_start, eof, terminate, kill."""
 
     status: Literal["stopped", "already_gone", "still_alive"]
     session_id: str
@@ -438,6 +438,7 @@ class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
 
     instance: str
     hub: bool = False
+    hub_online: bool = False
     order: Spawn | None = None
     workspace_roots: list[str] = []
     runner_pid: int = 0
@@ -483,6 +484,12 @@ class PeerDown(msgspec.Struct, tag="peer_down"):
     name: str
 
 
+class HubOnline(msgspec.Struct, tag="hub_online"):
+    """Whether the connector reaches the hub: what is worth waiting for at a session's end."""
+
+    online: bool
+
+
 class Shutdown(msgspec.Struct, tag="shutdown"):
     """The runner stops: say goodbye to the hub, answer Accepted, exit."""
 
@@ -519,10 +526,9 @@ class SupervisorGone(msgspec.Struct, tag="supervisor_gone", omit_defaults=True, 
 
 
 class Heartbeat(msgspec.Struct, tag="heartbeat", omit_defaults=True, kw_only=True):
-    """The reaper's sweep is done: how many sessions it found alive, and the version that is installed now."""
+    """The reaper's sweep is done; the version that is installed now."""
 
     at: int
-    alive: int
     installed_version: str
 
 
@@ -634,6 +640,7 @@ ToSession = (
     | HelloWanted
     | PeerUp
     | PeerDown
+    | HubOnline
     | StopSession
     | SendText
     | UserMessage

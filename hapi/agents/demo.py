@@ -335,7 +335,8 @@ def _spew(turn: _Turn, text: str) -> None:
         turn.pause(0)
 
 
-def _hang(_turn: _Turn, _text: str) -> None:
+def _hang(turn: _Turn, _text: str) -> None:
+    turn.chunk("From now on I say nothing.", "agent_thought_chunk")
     threading.Event().wait()
 
 

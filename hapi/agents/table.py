@@ -65,8 +65,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     effort_option: str = "thought_level"
     resume: str = "load"
     """How it takes up an old conversation: `load` (ACP session/load), or "" if it cannot."""
-    fs: bool = False
-    """Whether to offer it the client's file access."""
+    ignores_eof: bool = False
+    """Whether it goes on when its stdin closes, so that a stop need not wait for that."""
     flavor: bool = True
     """Whether the hub knows it by this name."""
     env: dict[str, str] = {}
@@ -85,7 +85,6 @@ class _Custom(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     terminal: str | list[str] | None = None
     args: list[str] = []
     env: dict[str, str] = {}
-    fs: bool | None = None
     permission_mode: str | None = None
     model: str | None = None
     effort: str | None = None
@@ -115,7 +114,7 @@ _ENTRIES = (
           native="@zed-industries/codex-acp-{platform}-{arch}/bin/codex-acp",
           install=f"{_NPM} @zed-industries/codex-acp@0.16.0", modes=_SHARED_MODES, yolo_mode="yolo",
           acp_modes={"default": "auto", "read-only": "read-only", "safe-yolo": "auto", "yolo": "full-access"},
-          efforts=None,
+          efforts=None, ignores_eof=True,
           terminal_flags=Flags(model=_MODEL, effort=("-c", "model_reasoning_effort={effort}"),
                                modes=_CODEX_TERMINAL_MODES)),
     Agent(name="cursor", title="Cursor", command=("agent", FLAGS, "acp"), terminal=("agent",),
@@ -320,7 +319,6 @@ def _read(name: str, raw: dict[str, Any]) -> _Custom:
 def _customised(base: Agent, custom: _Custom) -> Agent:
     changes: dict[str, Any] = {
         "title": custom.title,
-        "fs": custom.fs,
         "terminal": _words(f"{base.name}.terminal", custom.terminal),
         "default_mode": custom.permission_mode,
         "default_model": custom.model,

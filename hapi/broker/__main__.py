@@ -53,9 +53,8 @@ def main() -> int:
         lock = _lock(settings)
         log.set_up(settings.paths.log("runner"))
         title(settings.namespace)
-        raise_descriptor_limit()
-        damaged = report.set_aside_if_damaged(settings.paths.state)
-        app = App(settings, options.workspace_root, [damaged] if damaged else [])
+        warnings = [raise_descriptor_limit(), report.set_aside_if_damaged(settings.paths.state)]
+        app = App(settings, options.workspace_root, [warning for warning in warnings if warning])
     except HapiError as error:
         return starter.tell_error(error)
     except OSError as error:

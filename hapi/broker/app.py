@@ -28,6 +28,7 @@ from hapi.workers.orders import Exited, Forked, ForkFailed
 
 BATCH = 256
 LONGEST_POLL_S = 5.0
+EXIT_RESTART = 75  # sysexits' EX_TEMPFAIL: not a success, so that `Restart=on-failure` acts
 _QUIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 logger = logging.getLogger(__name__)
@@ -59,9 +60,13 @@ class App:
         self._signals, self._signals_write = os.pipe()
         self._forks_waiting: list[str] = []
         self._done = False
+        self._restart = False
 
     def run(self) -> int:
-        """Serve. The workers end with the broker; sessions live on."""
+        """Serve. The workers end with the broker; sessions live on.
+
+        Returns 0, or EXIT_RESTART when the service manager is asked to start us again.
+        """
         self._catch_signals()
         for source in (self.transport.control, self.transport.bus, self._signals):
             self._poller.register(source, zmq.POLLIN)
@@ -73,7 +78,7 @@ class App:
             ready = dict(self._poller.poll(self._poll_ms()))
             self._serve(ready)
         self._wind_up()
-        return 0
+        return EXIT_RESTART if self._restart and self.config.supervised else 0
 
     # ------------------------------------------------------------------------------------------------- the loop
 
@@ -203,6 +208,7 @@ class App:
                     self._write_report("shutting-down" if self.core.stopping else "running")
                 case Quit():
                     self._done = True
+                    self._restart = effect.restart
 
     def _fork_session(self, session_id: str) -> None:
         if self._nursery is None or not self._nursery.order("session", session_id):
@@ -226,6 +232,7 @@ class App:
                 runner_log_path=str(self.paths.log("runner")),
                 namespace=self.paths.namespace,
                 workers={name: worker.pid for name, worker in self.workers.items()},
+                workspace_roots=self.core.settings.workspace_roots,
                 status=status,
                 last_heartbeat=None if self.core.last_heartbeat is None else clock.iso(self.core.last_heartbeat),
             ),
@@ -253,7 +260,7 @@ class App:
             heartbeat_interval_ms=self.config.heartbeat_interval_ms,
             supervised=self.config.supervised,
             stopping=core.stopping,
-            warnings=self.warnings,
+            warnings=[*self.warnings, *core.warnings()],
         )
 
     # ------------------------------------------------------------------------------------------------- processes
@@ -301,10 +308,14 @@ class App:
             case ForkFailed():
                 failed = wire.Failure(ErrorCode.AT_CAPACITY.value, f"Cannot start a process: {news.error}")
                 self._carry_out(list(self.core.spawns.settle(news.name, failed)))
-            case Exited() if news.kind in self.workers and self.workers[news.kind].pid == news.pid:
-                self._worker_died(news.kind)
-            case _:
-                logger.info("%s", news)
+            case Exited() if news.kind in self.workers:
+                if self.workers[news.kind].pid == news.pid:
+                    self._worker_died(news.kind)
+            case Exited():
+                logger.info("supervisor of %s (pid %d) ended: %d", news.name, news.pid, news.code)
+                self._carry_out(self.core.child_ended(news.name, news.pid, news.code))
+            case Forked():
+                logger.info("supervisor of %s forked, pid %d", news.name, news.pid)
 
     def _worker_started(self, news: Forked) -> None:
         self.workers[news.kind].started(news.pid)
@@ -324,6 +335,10 @@ class App:
         worker = self.workers[name]
         if worker.pid == 0:
             return
+        if self.core.stopping:
+            worker.pid = 0
+            self._carry_out(self.core.peer_gone(name))
+            return
         pid = worker.pid
         delay = worker.died(clock.monotonic())
         logger.warning("%s (pid %d) ended; started again in %.1f s", name, pid, delay)
@@ -339,6 +354,7 @@ class App:
         self._nursery = None
         delay = self.workers["nursery"].died(clock.monotonic())
         logger.warning("nursery (pid %d) ended; started again in %.1f s", nursery.pid, delay)
+        self._carry_out(self.core.nursery_lost())
 
     def _wind_up(self) -> None:
         """End the workers: the broken lifeline tells them; whoever is left after a second is killed."""

@@ -22,6 +22,8 @@ from hapi.lifecycle import READY, EndReason, Phase
 
 SHUTDOWN_DEADLINE_S = 3.0
 ADOPTION_GRACE_S = 5.0
+RELAY_DEADLINE_S = 8.0
+RESTART_SOURCE = "hapi-app"  # the web's button means: stop, and let the service manager start a new one
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,9 @@ class Core:
         self._grace_ends = 0.0
         self._stop_waiters: list[ReplyTo] = []
         self._stop_deadline: float | None = None
+        self._restart = False
+        self._relays: dict[int, tuple[ReplyTo, float]] = {}
+        self._last_relay = 1
 
     @property
     def stopping(self) -> bool:
@@ -68,7 +73,7 @@ class Core:
         """Take over the records found on disk. Live ones wait for their supervisors' hello."""
         self._grace_ends = now + ADOPTION_GRACE_S
         effects: list[Effect] = []
-        for record in records:
+        for record in sorted(records, key=_ended_at):
             if record.info is not None and record.info.phase is Phase.ENDED:
                 self.sessions.put(record.info)
                 continue
@@ -123,7 +128,7 @@ class Core:
                 case wire.StopSession():
                     return self._stop_session(to, body, now)
                 case wire.SendText():
-                    return self._send_text(to, body)
+                    return self._send_text(to, body, now)
                 case wire.StopRunner():
                     return self.stop_runner(body.source, now, to)
                 case _:
@@ -161,14 +166,16 @@ class Core:
             return []
         return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by))]
 
-    def _send_text(self, to: ReplyTo, body: wire.SendText) -> list[Effect]:
+    def _send_text(self, to: ReplyTo, body: wire.SendText, now: float) -> list[Effect]:
         info = self.sessions.resolve(body.target)
         peer = self.peers.named(wire.session_peer(info.session_id))
         if info.phase is Phase.ENDED:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {info.session_id} has ended.", "Spawn a new one.")
         if peer is None:
             raise HapiError(ErrorCode.TIMEOUT, "The session's supervisor does not answer at the moment.", "Try again.")
-        return [Send(peer.identity, peer.name, body), Answer(to, wire.Accepted(info.session_id))]
+        self._last_relay += 1
+        self._relays[self._last_relay] = (to, now + RELAY_DEADLINE_S)
+        return [Send(peer.identity, peer.name, body, request=self._last_relay)]
 
     def stop_runner(self, source: str, now: float, to: ReplyTo | None = None) -> list[Effect]:
         """Say goodbye to the hub, then quit; at most SHUTDOWN_DEADLINE_S. Sessions live on. May be asked again."""
@@ -177,6 +184,7 @@ class Core:
         if self.stopping:
             return []
         logger.info("stopping on behalf of %s", source)
+        self._restart = source == RESTART_SOURCE
         self._stop_deadline = now + SHUTDOWN_DEADLINE_S
         hub = self.peers.named(wire.HUB)
         if hub is None:
@@ -191,7 +199,7 @@ class Core:
             ErrorCode.SHUTTING_DOWN.value, "The runner stopped.", "Start it again: hapi runner start"
         )
         starting = [answer for key in list(self.spawns.pending) for answer in self.spawns.settle(key, stopped)]
-        return [*answers, *starting, Quit()]
+        return [*answers, *starting, Quit(self._restart)]
 
     # -------------------------------------------------------------------------------------------- peers
 
@@ -255,11 +263,38 @@ class Core:
         return wire.Welcome(
             instance=self.settings.instance,
             hub=hub,
+            hub_online=self.hub.online,
             order=order,
             workspace_roots=self.settings.workspace_roots,
             runner_pid=self.settings.pid,
             runner_started_at=self.settings.started_at,
         )
+
+    def child_ended(self, session_id: str, pid: int, code: int) -> list[Effect]:
+        """A supervisor's process ended; one that never said hello cannot say why."""
+        peer = self.peers.named(wire.session_peer(session_id))
+        if peer is not None and peer.process.pid == pid:
+            self.peers.remove(peer.name)
+        if session_id in self.sessions.live:
+            return []  # the reaper cleans up and reports
+        hint = "nursery.log has the reason: hapi runner logs --worker nursery"
+        failed = wire.Failure(ErrorCode.INTERNAL.value, f"The supervisor ended before it was ready ({code}).", hint)
+        gone = wire.SessionStopped("stopped", session_id, "before_start")
+        return [*self.spawns.settle(session_id, failed), *self.stops.settle(gone)]
+
+    def nursery_lost(self) -> list[Effect]:
+        """The nursery died: forks that were on order may never come; late ones will be turned away."""
+        waiting = [key for key in self.spawns.pending if key not in self.sessions.live]
+        failed = wire.Failure(
+            ErrorCode.INTERNAL.value, "The nursery died while the session was starting.", "Try again."
+        )
+        return [answer for key in waiting for answer in self.spawns.settle(key, failed)]
+
+    def warnings(self) -> list[str]:
+        """What a person should know, for `hapi runner status`."""
+        if self.installed_version == self.settings.version:
+            return []
+        return [f"Version {self.installed_version} is installed; this is {self.settings.version}: hapi runner start"]
 
     def peer_gone(self, name: str) -> list[Effect]:
         """A worker's process ended."""
@@ -278,6 +313,8 @@ class Core:
         peer.last_seen = now
         if not may_tell_broker(peer.name, body) or header.sender != peer.name:
             return self._wrong_role(identity, peer, header, body)
+        if header.reply and header.request in self._relays:
+            return [Answer(self._relays.pop(header.request)[0], body)]
         if isinstance(body, wire.Spawn | wire.StopSession | wire.StopRunner):
             return self.request(ReplyTo("bus", identity, header.sender, header.request), body, now)
         return self._take_news(peer, body, now_ms)
@@ -297,10 +334,16 @@ class Core:
                 self.last_heartbeat, self.installed_version = body.at, body.installed_version
                 effects = [WriteReport()]
             case wire.HubStatus():
-                self.hub = body
+                effects = self._hub_status(body)
             case wire.Accepted() if peer.name == wire.HUB and self.stopping:
                 effects = self._quit()
         return effects
+
+    def _hub_status(self, status: wire.HubStatus) -> list[Effect]:
+        changed = status.online is not self.hub.online
+        self.hub = status
+        online = wire.HubOnline(status.online)
+        return [Send(p.identity, p.name, online) for p in self.peers.of_role("session")] if changed else []
 
     def _wrong_role(self, identity: bytes, peer: Peer, header: wire.Header, body: Any) -> list[Effect]:
         self.counters["wrong_role"] += 1
@@ -357,6 +400,9 @@ class Core:
             info = self.sessions.live.get(session_id)
             survivors = [] if info is None else _pids(info)
             effects += self.stops.settle(wire.SessionStopped("still_alive", session_id, survivors=survivors))
+        for number in [number for number, (_, deadline) in self._relays.items() if now >= deadline]:
+            silent = wire.Failure(ErrorCode.TIMEOUT.value, "The session does not answer.", "hapi doctor")
+            effects.append(Answer(self._relays.pop(number)[0], silent))
         if self._unheard and now >= self._grace_ends:
             for session_id, facts in list(self._unheard.items()):
                 self._unheard[session_id] = msgspec.structs.replace(facts, grace_over=True)
@@ -369,6 +415,7 @@ class Core:
         """When `tick` has something to do; None when nothing is due at all."""
         times = [spawn.deadline for spawn in self.spawns.pending.values()]
         times += [stop.deadline for stop in self.stops.pending.values()]
+        times += [deadline for _, deadline in self._relays.values()]
         times += [self._grace_ends] if self._unheard else []
         times += [] if self._stop_deadline is None else [self._stop_deadline]
         return min(times, default=None)
@@ -378,6 +425,10 @@ def _watched(info: wire.SessionInfo) -> list[wire.Watched]:
     if info.supervisor is None:
         return []
     return [wire.Watched(session_id=info.session_id, supervisor=info.supervisor, agent=info.agent_process)]
+
+
+def _ended_at(record: Record) -> int:
+    return record.info.ended_at or 0 if record.info is not None else 0
 
 
 def _pids(info: wire.SessionInfo) -> list[int]:

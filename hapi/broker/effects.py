@@ -51,7 +51,9 @@ class WriteReport(msgspec.Struct, frozen=True):
 
 
 class Quit(msgspec.Struct, frozen=True):
-    """End the broker and its workers; sessions live on."""
+    """End the broker and its workers; sessions live on. `restart`: whoever asked wants a new one."""
+
+    restart: bool = False
 
 
 Effect = Answer | Send | ForkSession | CloseRecord | WriteReport | Quit

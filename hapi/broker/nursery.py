@@ -6,7 +6,6 @@ session is to do, its supervisor asks the broker itself.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from multiprocessing.connection import Connection, Pipe
@@ -76,8 +75,11 @@ class Nursery:
         return self._process.poll()
 
 
-def raise_descriptor_limit() -> None:
-    """Allow as many open files as the system lets this user have: a thousand sessions need thousands."""
+def raise_descriptor_limit() -> str | None:
+    """Allow as many open files as the system lets this user have: a thousand sessions need thousands.
+
+    Returns what stands in the way, in words; None when all is well.
+    """
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -86,4 +88,5 @@ def raise_descriptor_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (ValueError, OSError):
-            os.environ.setdefault("HAPI_LIMITS_NOTE", f"open files stay limited to {soft}")
+            return f"Open files stay limited to {soft}; each session needs about ten."
+    return None

@@ -9,8 +9,6 @@ import msgspec
 from hapi import wire
 from hapi.ids import ProcessId
 
-MISSED_BEATS = 3
-
 _MAY_SEND_TO = {"session": frozenset({"hub"}), "hub": frozenset({"session"}), "reaper": frozenset()}
 _COMMON = (wire.Hello, wire.Beat, wire.Accepted, wire.Failure)
 _BROKER_TAKES: dict[str, tuple[type, ...]] = {
@@ -69,7 +67,3 @@ class Peers:
 
     def of_role(self, wanted: str) -> list[Peer]:
         return [peer for peer in self.by_identity.values() if role(peer.name) == wanted]
-
-    def silent(self, now: float, interval_s: float) -> list[Peer]:
-        """Peers that missed several beats. Silent is not dead: nothing may be destroyed for it."""
-        return [peer for peer in self.by_identity.values() if now - peer.last_seen > MISSED_BEATS * interval_s]

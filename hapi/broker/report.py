@@ -22,6 +22,7 @@ class Report(msgspec.Struct, rename="camel", kw_only=True):
     runner_log_path: str
     namespace: str
     workers: dict[str, int]
+    workspace_roots: list[str]
     status: str
     last_heartbeat: str | None = None
 

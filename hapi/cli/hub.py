@@ -18,6 +18,7 @@ from hapi.errors import ErrorCode, HapiError
 from hapi.ids import split_token
 
 PACKAGE = "@twsxtd/hapi@0.30.7"
+NATIVE = "@twsxtd/hapi-{platform}-{arch}/bin/hapi"
 INSTALL_TIMEOUT_S = 600
 
 
@@ -40,10 +41,13 @@ def hub(context: typer.Context) -> None:
 
 def become(config: Config, words: list[str]) -> NoReturn:
     """Replace this process by the hub. Raises HapiError(missing_tool, start_failed) when there is none to run."""
-    program = find(config.home) or install(config.home)
+    from hapi.agents.table import native_program
+
+    shim = find(config.home) or install(config.home)
+    program = native_program(str(shim), NATIVE)  # killing npm's shim would leave the hub behind
     sys.stdout.flush()
     try:
-        os.execve(program, [str(program), "hub", *words], environment(config))  # noqa: S606 - we become the hub
+        os.execve(program, [program, "hub", *words], environment(config))  # noqa: S606 - we become the hub
     except OSError as error:
         hint = "Remove it and try again, or name another with HAPI_HUB_BIN."
         raise HapiError(ErrorCode.START_FAILED, f"Cannot run {program}: {error.strerror}", hint) from None

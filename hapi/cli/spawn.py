@@ -23,7 +23,7 @@ DEFAULT_AGENT = "claude"
 _MARGIN_S = 10.0
 _SECRETS = frozenset({"CLI_API_TOKEN"})
 _AGENT_WORDS = "hapi.agent_words"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[^-./~][^/]*")
 
 
 def register(app: typer.Typer) -> None:

@@ -58,7 +58,7 @@ class Link:
         self._loop.add_reader(self._monitor.FD, self._drain_monitor)
         self._socket.connect(endpoint)
         self._beat_timer = self._loop.call_later(BEAT_S, self._beat)
-        self._drain_monitor()
+        self._loop.call_soon(self._drain_monitor)  # not now: `hello` may need what our owner has yet to set
 
     def send(self, to: str, body: Any) -> bool:
         """Send now or not at all: False (and counted) while there is no broker or its queue is full."""

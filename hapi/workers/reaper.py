@@ -98,9 +98,7 @@ class Reaper:
         for session_id, (watched, _) in list(self._watched.items()):
             if not procs.is_alive(watched.supervisor):
                 self._supervisor_ended(session_id)
-        beat = wire.Heartbeat(
-            at=clock.now_ms(), alive=len(self._watched) - len(self._ended), installed_version=installed_version()
-        )
+        beat = wire.Heartbeat(at=clock.now_ms(), installed_version=installed_version())
         sent = self._link.send(wire.BROKER, beat)
         loop.call_later(self._heartbeat_s if sent else min(0.1, self._heartbeat_s), self._beat, loop)
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 
 from hapi import config, wire
@@ -191,6 +192,12 @@ class Web:
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """For bodies with keys that `WebClient.post` cannot take by name."""
         return await asyncio.to_thread(self._client._request, "POST", path, body)
+
+    async def post_and_forget(self, path: str) -> None:
+        """POST; may be cancelled, unlike a thread."""
+        headers = {"Authorization": f"Bearer {self._client._bearer}"}
+        async with aiohttp.ClientSession() as http, http.post(self._client.url + path, json={}, headers=headers):
+            pass
 
     async def texts(self, session_id: str) -> list[str]:
         rows = await self("messages", session_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import aiohttp
 import pytest
 
 from hapi import wire
@@ -52,7 +53,9 @@ def spawning(bus: FakeBus) -> list[FakeSession]:
     def on_broker(body):
         if not isinstance(body, wire.Spawn):
             return wire.SessionStopped("already_gone", getattr(body, "target", ""))
-        session = FakeSession(bus, body.directory, body.agent, session_id=body.session_id)
+        old = bus.sessions.get(body.session_id)
+        generation = old.info.generation + 1 if old else 1
+        session = FakeSession(bus, body.directory, body.agent, session_id=body.session_id, generation=generation)
         made.append(session)
         session.tell()
         return wire.Spawned(session.info)
@@ -225,12 +228,40 @@ async def test_archive_waits_for_the_proof_and_says_so(running, web, tmp_path):
     assert await web.texts(session.id) == ["last words"]
 
 
+async def test_events_behind_the_last_word_are_delivered_too(running, web, tmp_path):
+    session = FakeSession(running.bus, str(tmp_path))
+    session.tell()
+    await shown(web, session)
+    session.tell(phase=Phase.ENDED, reason=EndReason.COMPLETED)
+
+    async def inactive():
+        return not (await web("session", session.id))["active"]
+
+    await until_async(inactive, SOON, "ended")
+    session.emit(wire.AgentText("epilogue"))
+    await until_async(lambda: session.delivered == 1, SOON, "delivered")
+    assert await web.texts(session.id) == ["epilogue"]
+    assert not (await web("session", session.id))["active"]
+
+
+async def test_a_handoff_ends_the_session_here_without_archiving_it(hub, running, web, tmp_path):
+    session = FakeSession(running.bus, str(tmp_path), native_id="n-9")
+    session.tell()
+    await shown(web, session)
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {hub.token}"}) as http:
+        url = f"{hub.url}/cli/sessions/{session.id}/handoff-local"
+        async with http.post(url) as response:
+            assert await response.json() == {"ok": True}
+    row = await web("session", session.id)
+    assert (row["active"], row["metadata"]["lifecycleState"]) == (False, "running")
+
+
 async def test_a_session_that_will_not_die_stays_active(running, web, tmp_path):
     session = FakeSession(running.bus, str(tmp_path))
     session.stop_answer = "still_alive"
     session.tell()
     await shown(web, session)
-    archive = asyncio.create_task(web("archive", session.id))
+    archive = asyncio.create_task(web.post_and_forget(f"/api/sessions/{session.id}/archive"))
     await until_async(lambda: session.of(wire.StopSession), SOON, "asked to stop")
     session.tell(phase=Phase.WORKING)
 
@@ -243,7 +274,7 @@ async def test_a_session_that_will_not_die_stays_active(running, web, tmp_path):
     await asyncio.gather(archive, return_exceptions=True)
 
 
-async def test_a_deleted_session_is_stopped(running, web, tmp_path):
+async def test_a_completed_session_stays_resumable_and_can_be_deleted(running, web, tmp_path):
     session = FakeSession(running.bus, str(tmp_path))
     session.tell()
     await shown(web, session)

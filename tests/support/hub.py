@@ -152,11 +152,11 @@ class WebClient:
         """GET; the decoded answer. Raises WebError."""
         return self._request("GET", path, None)
 
-    def post(self, path: str, **body: Any) -> Any:
+    def post(self, path: str, /, **body: Any) -> Any:
         """POST with a JSON body; the decoded answer. Raises WebError."""
         return self._request("POST", path, body)
 
-    def patch(self, path: str, **body: Any) -> Any:
+    def patch(self, path: str, /, **body: Any) -> Any:
         """PATCH with a JSON body; the decoded answer. Raises WebError."""
         return self._request("PATCH", path, body)
 

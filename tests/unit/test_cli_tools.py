@@ -209,6 +209,23 @@ def test_hub_becomes_the_installed_program(settings, monkeypatch, tmp_path):
     assert done.stdout == f"hub --relay --json --namespace x|{settings.home}|base|4321\n"
 
 
+def test_hub_runs_the_program_behind_the_npm_shim(settings, monkeypatch):
+    modules = settings.home / "hub/node_modules"
+    shim = modules / "@twsxtd/hapi/bin/hapi.cjs"
+    arch = {"x86_64": "x64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    native = modules / f"@twsxtd/hapi-{sys.platform}-{arch}/bin/hapi"
+    for program in (shim, native):
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    (modules / ".bin").mkdir()
+    (modules / ".bin/hapi").symlink_to(shim)
+    seen = []
+    monkeypatch.setattr(os, "execve", lambda *words: seen.append(words))
+    hub.become(settings, ["--relay"])
+    assert seen[0][:2] == (str(native), [str(native), "hub", "--relay"])
+
+
 def test_hub_without_npm(hapi, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     code, _, err = hapi("hub")

@@ -323,8 +323,8 @@ async def test_spew_fills_stderr(demo):
 
 
 async def test_hang_does_not_even_answer_a_cancel(demo):
-    turn = demo.start("/say before ; /hang")
-    await demo.client.seen("agent_message_chunk")
+    turn = demo.start("/hang")
+    await demo.client.seen("agent_thought_chunk")
     await demo.connection.cancel(session_id=demo.id)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(turn, 0.2)

@@ -90,11 +90,16 @@ def creation(snapshot: wire.Snapshot, host: Host, now: int) -> Json:
 
 def end_word(info: wire.SessionInfo) -> EndWord:
     """Why the session ended, in the hub's words."""
-    if info.reason in {EndReason.STOPPED_BY_USER, EndReason.STOPPED_FROM_HUB}:
+    if was_stopped(info):
         return "terminated"
     if info.reason is EndReason.COMPLETED or (info.reason is EndReason.AGENT_EXITED and not info.exit_code):
         return "completed"
     return "error"
+
+
+def was_stopped(info: wire.SessionInfo) -> bool:
+    """Whether a person ended the session; the hub's word for that is archived."""
+    return info.reason in {EndReason.STOPPED_BY_USER, EndReason.STOPPED_FROM_HUB}
 
 
 def _worktree(worktree: wire.WorktreeInfo | None) -> Json | None:

@@ -38,6 +38,7 @@ class Inbox:
 
     def __init__(self, context: Context, session_id: str) -> None:
         self._context = context
+        self._session_id = session_id
         self._peer = wire.session_peer(session_id)
         self._pending: dict[str, wire.UserMessage] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
@@ -59,6 +60,18 @@ class Inbox:
             return
         self._pending[row.id] = message
         self._arrived.set()
+
+    async def backfill(self, started_at: int) -> None:
+        """Take what came while there was no connection. Rows from before the session's start were another's.
+
+        Raises HubProblem.
+        """
+        since = 0 if self.highest_seq else started_at
+        for row in await self._context.rest.messages_after(self._session_id, self.highest_seq):
+            handled = row.local_id is not None and row.invoked_at is not None
+            if not handled and row.created_at >= since:
+                self.offer(row)
+            self.highest_seq = max(self.highest_seq, row.seq)
 
     async def run(self) -> None:
         """Hand messages over, oldest first, until cancelled."""

@@ -150,6 +150,7 @@ class Machine:
         await self._say_alive()
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
         self._greeted = True
+        self._changed.set()  # for what changed while we greeted
         self._context.counters["machine_connects"] += 1
         self._context.gate.set()
         self._report(online=True)

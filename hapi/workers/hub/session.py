@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
 from hapi import wire
 from hapi.clock import now_ms
 from hapi.lifecycle import READY, EndReason, Phase
-from hapi.workers.hub import describe, incoming
+from hapi.workers.hub import describe
 from hapi.workers.hub.backoff import Backoff
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.door import Door
+from hapi.workers.hub.hearing import Hearing
 from hapi.workers.hub.inbox import Inbox
 from hapi.workers.hub.keeper import Keeper
 from hapi.workers.hub.outbox import LiveFeed, Outbox
@@ -32,6 +32,7 @@ from hapi.workers.hub.timing import pause, within
 
 GREETING_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 8.0
+LINGER_S = 3.0
 
 _log = logging.getLogger("hapi.hub")
 
@@ -50,18 +51,19 @@ class SessionLink:
         self.task: asyncio.Task[None] | None = None
         self._inbox = Inbox(context, session_id)
         auth = {"clientType": "session-scoped", "sessionId": session_id}
-        self._door = Door(context.site, auth, self._received)
+        self._rpc = RpcTable(session_id, SessionRpc(context, session_id, self).methods(), context.counters)
+        hearing = Hearing(session_id, self._rpc, self._inbox, context.counters, self._refused)
+        self._door = Door(context.site, auth, hearing.receive)
         self._live = LiveFeed(context, session_id, self._door)
         self._keeper = Keeper(self._door, self, context.slots)
         self._row = Row(context, session_id)
-        methods = SessionRpc(context, session_id, self._snapshot, self._say_end).methods()
-        self._rpc = RpcTable(session_id, methods, context.counters)
         self._wake = asyncio.Event()
         self._greeted = False
         self._backfilled = False
         self._quiet = False  # archived by the hub while we were away: do not revive it
         self._end: EndWord | None = None
         self._archive = False
+        self._handoff = False
         self._end_said = asyncio.Event()
         self._shown: bytes = b""
 
@@ -72,11 +74,11 @@ class SessionLink:
         if self.newest is not None and snapshot.info.generation < self.newest.info.generation:
             return
         if self._end is not None and snapshot.info.phase in READY:
-            self.successor = snapshot
+            self._succeed(snapshot)
             return
         self.newest = snapshot
         if snapshot.info.phase is Phase.ENDED:
-            self._begin_end(describe.end_word(snapshot.info), archive=_stopped(snapshot.info))
+            self._begin_end(describe.end_word(snapshot.info), archive=describe.was_stopped(snapshot.info))
         if self.task is None:
             self._start_if_due(snapshot)
         elif self._greeted:
@@ -88,7 +90,9 @@ class SessionLink:
         if self._end is None:
             self.newest = msgspec.structs.replace(self.newest, info=info) if self.newest else wire.Snapshot(info=info)
             self._row.must_exist = self._row.must_exist or self.task is None
-            self._begin_end("error" if info.reason is None else describe.end_word(info), archive=_stopped(info))
+            self._begin_end(
+                "error" if info.reason is None else describe.end_word(info), archive=describe.was_stopped(info)
+            )
             self._start()
 
     def take_events(self, events: list[wire.NumberedEvent]) -> None:
@@ -122,11 +126,11 @@ class SessionLink:
         await self._context.gate.wait()
 
     async def prepare(self) -> None:
-        await self._row.load(self._snapshot())
+        await self._row.load(self.snapshot())
         if self._row.deleted:
             self._wake.set()
             raise HubProblem("The session was deleted at the hub.")
-        if self._end is None and not self._quiet and self._row.archived_since(self._snapshot().info.started_at):
+        if self._end is None and not self._quiet and self._row.archived_since(self.snapshot().info.started_at):
             self._quiet = True
             self._context.start(self._obey_archive(), "archive")
 
@@ -135,7 +139,7 @@ class SessionLink:
             await self._door.emit(registration)
         if self._end is None and not self._quiet:
             now = now_ms()
-            await self._door.emit(describe.alive(self._snapshot(), now))
+            await self._door.emit(describe.alive(self.snapshot(), now))
             await self._door.emit(SessionReady(sid=self.session_id, time=now))
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
         self._context.counters["session_connects"] += 1
@@ -153,6 +157,12 @@ class SessionLink:
         _log.info("session %s: %s Next try in %.1f s.", self.session_id, problem, delay_s)
 
     # ------------------------------------------------------------------------------------------------- its life
+
+    def _succeed(self, snapshot: wire.Snapshot) -> None:
+        """It was resumed while we still end the old generation; of that one no further news is of interest."""
+        if snapshot.info.generation > self.snapshot().info.generation:
+            self.successor = snapshot
+            self._wake.set()
 
     def _start_if_due(self, snapshot: wire.Snapshot) -> None:
         if snapshot.info.reason is EndReason.SPAWN_FAILED:
@@ -190,15 +200,16 @@ class SessionLink:
 
     async def _work(self) -> None:
         while not self._row.deleted:
+            if self._end_said.is_set() and not await self._lingers():
+                return
             await self._wake.wait()
             self._wake.clear()
             if not self._greeted:
                 continue
             try:
                 await self._reconcile()
-                if self._end is not None:
+                if self._end is not None and not self._end_said.is_set():
                     await self._finish(self._end)
-                    return
             except Offline:
                 continue  # the next greeting wakes us
             except Rejected as problem:
@@ -213,40 +224,43 @@ class SessionLink:
 
     async def _reconcile(self) -> None:
         if not self._backfilled:
-            await self._backfill()
+            await self._inbox.backfill(self.snapshot().info.started_at)
+            self._backfilled = True
         archived = self._quiet or (self._end is not None and self._archive)
         if self._end is None:
-            await self._row.write(self._door, self._snapshot(), archived=archived)
+            await self._row.write(self._door, self.snapshot(), archived=archived)
         await self.outbox.send_batch(self._door)
         if not self.outbox.empty:
             self._wake.set()
-
-    async def _backfill(self) -> None:
-        first = self._inbox.highest_seq == 0
-        since = self._snapshot().info.started_at if first else 0
-        for row in await self._context.rest.messages_after(self.session_id, self._inbox.highest_seq):
-            handled = row.local_id is not None and row.invoked_at is not None
-            if not handled and row.created_at >= since:
-                self._inbox.offer(row)
-            self._inbox.highest_seq = max(self._inbox.highest_seq, row.seq)
-        self._backfilled = True
 
     async def _finish(self, word: EndWord) -> None:
         while not self.outbox.empty:
             await self.outbox.send_batch(self._door)
         await self._door.emit(SessionEnd(sid=self.session_id, time=now_ms(), reason=word))
-        await self._row.write(self._door, self._snapshot(), archived=self._archive)
+        await self._row.write(self._door, self.snapshot(), archived=self._archive)
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
         self._end_said.set()
+
+    async def _lingers(self) -> bool:
+        """Whether more is to be done after the end: the supervisor's last events may come behind its last word."""
+        return self.successor is None and await within(self._wake, LINGER_S)
 
     def _begin_end(self, word: EndWord, *, archive: bool) -> None:
         if self._end is None:
             self._context.ticker.remove(self.session_id)
-            self._end, self._archive = word, archive
+            self._end = "handoff" if self._handoff else word
+            self._archive = archive and not self._handoff
             self._wake.set()
 
-    async def _say_end(self, handoff: bool) -> bool:  # noqa: FBT001 - one caller, one meaning
-        self._begin_end("handoff" if handoff else "terminated", archive=not handoff)
+    # ------------------------------------------------------------------------------------------- for its RPCs
+
+    def expect_handoff(self, *, expected: bool) -> None:
+        """The end that may come now is one for another client to go on from."""
+        self._handoff = expected
+
+    async def say_end(self) -> bool:
+        """The session is proven gone: tell the hub, and answer whether it knows."""
+        self._begin_end("terminated", archive=True)
         return await within(self._end_said, END_TIMEOUT_S)
 
     async def _obey_archive(self) -> None:
@@ -263,49 +277,22 @@ class SessionLink:
         if not self._greeted or self._quiet or self._end is not None:
             return
         now = now_ms()
-        shown = msgspec.json.encode(describe.alive(self._snapshot(), 0))
+        shown = msgspec.json.encode(describe.alive(self.snapshot(), 0))
         if only_if_changed and shown == self._shown:
             return
         self._shown = shown
         try:
-            await self._door.emit(describe.alive(self._snapshot(), now))
+            await self._door.emit(describe.alive(self.snapshot(), now))
         except Offline:
             self._shown = b""
 
-    def _received(self, event: str, data: Any) -> Coroutine[Any, Any, Any] | None:
-        if event == "rpc-request":
-            return self._rpc.answer(data)
-        try:
-            if event == "update":
-                return self._update_received(data)
-            if event == "error":
-                self._error_received(incoming.read(data, incoming.ErrorNote))
-        except msgspec.ValidationError:
-            self._context.counters["malformed"] += 1
-        return None
-
-    def _update_received(self, data: Any) -> Coroutine[Any, Any, Any] | None:
-        update = incoming.read_update(data)
-        if update is None or update.sid != self.session_id:
-            return None
-        if isinstance(update, incoming.CancelQueued):
-            return self._inbox.cancel(update)
-        if isinstance(update, incoming.RetryQueued):
-            return self._inbox.retry(update)
-        self._inbox.offer(update.message)
-        return None
-
-    def _error_received(self, note: incoming.ErrorNote) -> None:
-        _log.warning("session %s: the hub says %s %s", self.session_id, note.code, note.message)
-        if note.scope == "session" and note.id == self.session_id and self._greeted:
+    def _refused(self) -> None:
+        if self._greeted and not self._end_said.is_set():
             self._greeted = False
             self._context.start(self._door.close(), "close")  # `prepare` finds out what became of the row
 
-    def _snapshot(self) -> wire.Snapshot:
+    def snapshot(self) -> wire.Snapshot:
+        """The session's newest state; only for a link that was started."""
         if self.newest is None:
             raise RuntimeError("a session's link started without a snapshot")
         return self.newest
-
-
-def _stopped(info: wire.SessionInfo) -> bool:
-    return info.reason in {EndReason.STOPPED_BY_USER, EndReason.STOPPED_FROM_HUB}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from hapi import wire
 from hapi.errors import HapiError
@@ -35,20 +34,26 @@ async def stop_session(context: Context, session_id: str) -> wire.SessionStopped
     return None
 
 
-class SessionRpc:
-    """The session's methods. `snapshot` gives the newest state; `say_end(handoff)` tells the hub of the end."""
+class Subject(Protocol):
+    """The session that the methods are about; a SessionLink."""
 
-    def __init__(
-        self,
-        context: Context,
-        session_id: str,
-        snapshot: Callable[[], wire.Snapshot],
-        say_end: Callable[[bool], Awaitable[bool]],
-    ) -> None:
+    def snapshot(self) -> wire.Snapshot:
+        """Its newest state."""
+
+    def expect_handoff(self, *, expected: bool) -> None:
+        """Whether its end, if it comes now, is a handoff."""
+
+    async def say_end(self) -> bool:
+        """Tell the hub that it is gone; whether the hub knows."""
+
+
+class SessionRpc:
+    """The session's methods."""
+
+    def __init__(self, context: Context, session_id: str, subject: Subject) -> None:
         self._context = context
         self._session_id = session_id
-        self._snapshot = snapshot
-        self._say_end = say_end
+        self._subject = subject
 
     def methods(self) -> dict[str, Rpc]:
         """Name → handler."""
@@ -68,14 +73,16 @@ class SessionRpc:
     async def _kill(self, _: Any) -> Any:
         """Any answer at all counts as success at the hub, so there is none before the session is proven gone."""
         stopped = await stop_session(self._context, self._session_id)
-        if stopped is None or stopped.status == "still_alive" or not await self._say_end(False):
+        if stopped is None or stopped.status == "still_alive" or not await self._subject.say_end():
             self._context.counters["kills_unanswered"] += 1
             raise NoAnswer
         return {"success": True, "message": f"Session {stopped.status.replace('_', ' ')}"}
 
     async def _hand_off(self, _: Any) -> Any:
+        self._subject.expect_handoff(expected=True)
         stopped = await stop_session(self._context, self._session_id)
-        if stopped is None or stopped.status == "still_alive" or not await self._say_end(True):
+        if stopped is None or stopped.status == "still_alive" or not await self._subject.say_end():
+            self._subject.expect_handoff(expected=False)
             return {"error": "The session could not be stopped."}
         return {"ok": True}
 
@@ -96,18 +103,18 @@ class SessionRpc:
         return params.applied(raw, reply) if isinstance(reply, wire.Configured) else {"error": "Not applied."}
 
     async def _slash_commands(self, _: Any) -> Any:
-        found = self._snapshot().commands
+        found = self._subject.snapshot().commands
         commands = [{"name": c.name, "description": c.description or "", "source": "builtin"} for c in found]
         return {"success": True, "commands": commands}
 
     async def _models(self, _: Any) -> Any:
-        snapshot = self._snapshot()
+        snapshot = self._subject.snapshot()
         models = [{"modelId": choice.value, "name": choice.name} for choice in snapshot.models]
         current = {"currentModelId": snapshot.info.model} if snapshot.info.model else {}
         return {"success": True, "availableModels": models, **current}
 
     async def _codex_models(self, _: Any) -> Any:
-        snapshot = self._snapshot()
+        snapshot = self._subject.snapshot()
         models = [
             {"id": choice.value, "displayName": choice.name, "isDefault": choice.value == snapshot.info.model}
             for choice in snapshot.models

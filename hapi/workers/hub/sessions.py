@@ -54,7 +54,11 @@ class Sessions:
 
     async def established(self, session_id: str, timeout_s: float) -> bool:
         """Whether the hub knows the session as alive, now or within `timeout_s`."""
-        return await within(self._link(session_id).established, timeout_s)
+        link = self._link(session_id)
+        known = await within(link.established, timeout_s)
+        if not known:
+            self.forget_sleeping(session_id)
+        return known
 
     def count(self) -> int:
         """How many sessions are connected or trying to be."""
@@ -74,10 +78,13 @@ class Sessions:
         await self._link(session_id).update(snapshot)
 
     def _take_events(self, session_id: str, body: wire.Events) -> None:
-        if session_id not in self._deleted:
-            self._link(session_id).take_events(body.events)
-        elif body.events:  # nobody wants them any more
+        link = self._links.get(session_id)
+        if link is not None:
+            link.take_events(body.events)
+        elif session_id in self._deleted and body.events:  # nobody wants them any more
             self._context.bus.send(wire.session_peer(session_id), wire.Delivered(body.events[-1].seq))
+        else:  # a session sends its snapshot first, and its events again
+            self._context.counters["events_of_unknown_sessions"] += 1
 
     def _gone(self, link: SessionLink) -> None:
         if self._links.get(link.session_id) is link:

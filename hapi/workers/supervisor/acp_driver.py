@@ -93,15 +93,15 @@ class AcpDriver:
         await self._call(AGENT_METHODS["session_set_mode"], {"sessionId": self._native_id, "modeId": mode})
         return True
 
-    async def set_model(self, model: str) -> bool:
+    async def set_model(self, model: str, option: str) -> bool:
         """Switch the agent's model; False when it offers no way to. Raises HapiError(agent_failed) on refusal."""
-        if await self._set_option("model", model):
+        if await self._set_option(option, model):
             return True
         return await self._try("session/set_model", {"sessionId": self._native_id, "modelId": model})
 
-    async def set_effort(self, effort: str) -> bool:
+    async def set_effort(self, effort: str, option: str) -> bool:
         """Switch how hard the agent thinks; False when it offers no way to."""
-        return await self._set_option("thought_level", effort)
+        return await self._set_option(option, effort)
 
     async def close(self) -> None:
         """End the SDK's tasks. The agent's process must have ended before: its pipes are awaited."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Literal
 
+import msgspec
+
 from hapi.wire import AgentText, Event, Plan, PlanEntry, Reasoning, SlashCommand, ToolCall, ToolResult, Usage
 
 TEXT_LIMIT = 48_000
+TOTAL_LIMIT = 256_000
 _PRIORITIES = {"high", "medium", "low"}
 _STATUSES = {"pending", "in_progress", "completed"}
 _FINAL = {"completed", "failed"}
@@ -19,7 +22,8 @@ _FINAL = {"completed", "failed"}
 class Turn:
     """Collects what an agent says: text and thought in blocks, tool calls by id. `flush` ends a block."""
 
-    def __init__(self) -> None:
+    def __init__(self, generation: int = 1) -> None:
+        self._generation = generation
         self.unknown: Counter[str] = Counter()
         self.commands: list[SlashCommand] | None = None
         self.mode: str | None = None
@@ -33,7 +37,12 @@ class Turn:
     @property
     def thinking(self) -> tuple[str, str] | None:
         """The growing block of thought: its id and its text so far."""
-        return (f"thought-{self._blocks}", "".join(self._thought)) if self._thought else None
+        return (self._block, _clipped_text("".join(self._thought))) if self._thought else None
+
+    @property
+    def _block(self) -> str:
+        """An id that no other block of thought of this session has, over all its generations."""
+        return f"thought-{self._generation}-{self._blocks}"
 
     def update(self, update: dict[str, Any]) -> list[Event]:
         """Events that became complete by this update."""
@@ -57,7 +66,7 @@ class Turn:
         """End the open blocks of text and thought."""
         events: list[Event] = []
         if self._thought:
-            events.append(Reasoning(f"thought-{self._blocks}", "".join(self._thought)))
+            events.append(Reasoning(self._block, _clipped_text("".join(self._thought))))
             self._thought.clear()
             self._blocks += 1
         if self._text:
@@ -77,7 +86,7 @@ class Turn:
     def describe(self, call: dict[str, Any]) -> tuple[str, Any, str | None]:
         """(name, input, kind) of a tool call as far as it is known; agents ask permission with bare ids too."""
         merged = {**self._tools.get(str(call.get("toolCallId")), {}), **_present(call)}
-        return _tool_name(merged), _tool_input(merged), merged.get("kind")
+        return _tool_name(merged), clipped(_tool_input(merged)), merged.get("kind")
 
     def _chunk(self, block: list[str], update: dict[str, Any], other: list[str]) -> list[Event]:
         events = self.flush() if other else []
@@ -96,7 +105,7 @@ class Turn:
         if status in _FINAL:
             known = self._tools.pop(call_id, None)
             started: list[Event] = [] if known is not None else [_tool_call(call_id, merged)]
-            return [*started, ToolResult(call_id, _output(merged), is_error=status == "failed")]
+            return [*started, ToolResult(call_id, clipped(_output(merged)), is_error=status == "failed")]
         self._tools[call_id] = merged
         return [_tool_call(call_id, merged)]
 
@@ -147,7 +156,34 @@ def _usage_update(update: dict[str, Any]) -> list[Event]:
 def _tool_call(call_id: str, call: dict[str, Any]) -> ToolCall:
     status: Literal["pending", "in_progress"] = "in_progress" if call.get("status") == "in_progress" else "pending"
     title, kind = _string(call.get("title")), _string(call.get("kind"))
-    return ToolCall(call_id, _tool_name(call), _tool_input(call), status, title, kind)
+    return ToolCall(call_id, _tool_name(call), clipped(_tool_input(call)), status, title, kind)
+
+
+def clipped(value: Any) -> Any:
+    """Foreign JSON cut to a size that the bus, the journal and the hub take: long texts lose their middle.
+
+    The hub keeps 49,152 characters of a text at most (its protocol, §9); what is over TOTAL_LIMIT in all becomes text.
+    """
+    small = _clipped_texts(value)
+    encoded = msgspec.json.encode(small)
+    return small if len(encoded) <= TOTAL_LIMIT else _clipped_text(encoded.decode(errors="replace"))
+
+
+def _clipped_texts(value: Any) -> Any:
+    if isinstance(value, str):
+        return _clipped_text(value)
+    if isinstance(value, dict):
+        return {key: _clipped_texts(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clipped_texts(item) for item in value]
+    return value
+
+
+def _clipped_text(text: str) -> str:
+    if len(text) <= TEXT_LIMIT:
+        return text
+    head, tail = TEXT_LIMIT * 3 // 4, TEXT_LIMIT // 4
+    return f"{text[:head]}\n… {len(text) - head - tail} characters left out …\n{text[-tail:]}"
 
 
 def _tool_name(call: dict[str, Any]) -> str:

@@ -190,10 +190,9 @@ class AgentProcess:
 
     def _take_stderr(self, data: bytes) -> None:
         self._tail.extend(data.decode(errors="replace").splitlines())
-        if self._logged + len(data) > AGENT_LOG_BYTES:
-            self._log.replace(self._log.with_name(f"{self._log.name}.1"))
-            self._logged = 0
         try:
+            if self._logged + len(data) > AGENT_LOG_BYTES:
+                self._log.replace(self._log.with_name(f"{self._log.name}.1"))
             with self._log.open("ab") as file:
                 self._logged = file.tell() + len(data)
                 file.write(data)

@@ -29,6 +29,7 @@ from hapi.workers.supervisor.start import Starter, first_info
 
 WELCOME_DEADLINE_S = 10.0
 FAREWELL_S = 3.0
+FAREWELL_OFFLINE_S = 0.2  # the connector takes the last words along and tells the hub when it can
 _REASONS = {"user": EndReason.STOPPED_BY_USER, "hub": EndReason.STOPPED_FROM_HUB}
 
 logger = logging.getLogger(__name__)
@@ -43,24 +44,26 @@ class Supervisor:
         self._directory = SessionDirectory(settings.paths.session(session_id))
         self._process = procs.own_identity()
         self._lock = FileLock(self._directory.lock)
-        self._link = Link(settings.paths.bus_endpoint, wire.session_peer(session_id), wire.FOR_SESSION, self._hello)
         self._info: wire.SessionInfo | None = None
         self._session: Session | None = None
         self._journal: Journal | None = None
         self._starting: asyncio.Task[None] | None = None
         self._stopped_early: EndReason | None = None
         self._hub = False
+        self._hub_online = False
         self._done = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._link = Link(settings.paths.bus_endpoint, wire.session_peer(session_id), wire.FOR_SESSION, self._hello)
 
     async def run(self) -> None:
         """Serve until the session has ended, or nobody wants it."""
         receiving = self._spawn_task(self._receive())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
         patience = asyncio.get_running_loop().call_later(WELCOME_DEADLINE_S, self._give_up)
         try:
             await self._done.wait()
             if self._session is not None:
-                await self._session.farewell(FAREWELL_S)
+                await self._session.farewell(FAREWELL_S if self._hub_online else FAREWELL_OFFLINE_S)
         finally:
             patience.cancel()
             receiving.cancel()
@@ -77,6 +80,11 @@ class Supervisor:
             generation=self._info.generation if self._info is not None else 0,
             info=self._info,
         )
+
+    def _terminated(self) -> None:
+        """SIGTERM: nobody said that the session is not wanted, but its agent must not outlive us."""
+        logger.warning("SIGTERM")
+        self._spawn_task(self._stop(wire.Header(self._link.name, self._link.name), EndReason.SUPERVISOR_LOST))
 
     def _give_up(self) -> None:
         if self._info is None:
@@ -103,6 +111,8 @@ class Supervisor:
                 self._spawn_task(self._stop(header, EndReason.SPAWN_FAILED))
             case wire.PeerUp() | wire.PeerDown() if body.name == wire.HUB:
                 self._hub_is(up=isinstance(body, wire.PeerUp))
+            case wire.HubOnline():
+                self._hub_online = body.online
             case wire.StopSession():
                 self._spawn_task(self._stop(header, _REASONS[body.by]))
             case _ if self._session is not None:
@@ -147,6 +157,7 @@ class Supervisor:
 
     def _welcome(self, welcome: wire.Welcome) -> None:
         self._hub_is(up=welcome.hub)
+        self._hub_online = welcome.hub_online
         if welcome.order is not None and self._info is None:
             order = welcome.order
             self._info = first_info(order, self._settings.namespace, 1, started_at=now_ms(), version=hapi.__version__)
@@ -157,14 +168,9 @@ class Supervisor:
         try:
             self._claim(order, info)
             started = await Starter(self._settings, self._directory, roots).run(order, info)
-            if self._stopped_early is not None:
-                await started.agent.stop(skip_eof=True)
-                raise _stopped_early()
-        except asyncio.CancelledError:
-            self._failed(info, _stopped_early())
-            return
         except HapiError as error:
-            self._failed(info, error)
+            if self._stopped_early is None:
+                self._failed(info, error)
             return
         except Exception as error:
             logger.exception("the spawn failed")
@@ -226,7 +232,6 @@ class Supervisor:
             result = await self._session.stop(reason)
         self._link.reply(header, result)
         if self._session is None:
-            self._link.send(wire.BROKER, result)
             self._done.set()
 
     async def _stop_start(self, reason: EndReason) -> wire.SessionStopped:
@@ -235,7 +240,11 @@ class Supervisor:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
-        return wire.SessionStopped("stopped", self._session_id, "during_start")
+        result = wire.SessionStopped("stopped", self._session_id, "during_start")
+        self._link.send(wire.BROKER, result)
+        if self._info is not None:
+            self._failed(self._info, _stopped_early())
+        return result
 
     async def _finish_with(self, session: Session) -> None:
         await session.ended.wait()

@@ -52,6 +52,7 @@ class Session:
         self._effort = started.order.effort
         self._publisher = Publisher(link, journal, self.snapshot)
         self._queued = asyncio.Event()
+        self._turn_over = asyncio.Event()
         self._stopping: asyncio.Task[wire.SessionStopped] | None = None
         self._live_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -93,7 +94,8 @@ class Session:
         self._move(Phase.STOPPING)
         self.asking.cancel_all("Session stopped")
         if busy:
-            await self._cancel_quietly()
+            await self._cancel()
+            await self._wait_turn_over()
         rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
         if survivors:
             logger.error("still alive after SIGKILL: %s", survivors)
@@ -162,23 +164,32 @@ class Session:
         """Whether a queued message can still be taken back; does so if it can. Raises OSError."""
         if self._journal.removed(message.id):
             return wire.MessageFate("removed")
-        fate = self._journal.state.fates.get(message.id)
-        return wire.MessageFate("consumed" if fate == "taken" else "removed")
+        if self._journal.state.fates.get(message.id) == "taken":
+            return wire.MessageFate("consumed")
+        self._journal.refuse(message.id)  # it may still be on its way to us
+        return wire.MessageFate("removed")
 
     async def abort(self) -> None:
         """Cancel the running turn; the queue stays. Nothing happens between turns."""
         self.asking.cancel_all("User aborted")
         if self.lifecycle.phase in BUSY:
-            await self._cancel_quietly(wait_s=0)
+            await self._cancel()
             self._emit(wire.Note("Session aborted"))
 
-    async def _cancel_quietly(self, wait_s: float = CANCEL_GRACE_S) -> None:
-        """Ask the agent to end its turn; wait for it at most `wait_s`."""
+    async def _cancel(self) -> None:
+        """Ask the agent to end its turn; one that does not read its pipe cannot hold us up."""
         try:
-            async with asyncio.timeout(max(wait_s, 1.0)):
+            async with asyncio.timeout(CANCEL_GRACE_S):
                 await self._driver.cancel()
         except (OSError, TimeoutError) as error:
             logger.warning("the agent cannot be told to cancel: %s", error)
+
+    async def _wait_turn_over(self) -> None:
+        try:
+            async with asyncio.timeout(CANCEL_GRACE_S):
+                await self._turn_over.wait()
+        except TimeoutError:
+            logger.info("the agent goes on with its turn")
 
     async def _serve_queue(self) -> None:
         while True:
@@ -191,6 +202,7 @@ class Session:
         self._journal.taken(message.id)
         if message.local_id:
             self._emit(wire.Consumed([message.local_id]))
+        self._turn_over.clear()
         self._move(Phase.WORKING)
         stop_reason = "error"
         try:
@@ -213,6 +225,7 @@ class Session:
         for event in self._turn.finish(stop_reason):
             self._emit(event)
         self.asking.cancel_all("Prompt finished")
+        self._turn_over.set()
 
     # ------------------------------------------------------------------------------------------------- the agent
 
@@ -250,9 +263,13 @@ class Session:
             if key == "permissionMode" and value:
                 await self._switch_mode(value)
                 applied[key] = self.asking.mode
-            elif key == "model" and value and await self._driver.set_model(value):
+            elif key == "model" and value and await self._driver.set_model(value, self._started.options[0]):
                 self.info.model = applied[key] = value
-            elif key in {"effort", "modelReasoningEffort"} and value and await self._driver.set_effort(value):
+            elif (
+                key in {"effort", "modelReasoningEffort"}
+                and value
+                and await self._driver.set_effort(value, self._started.options[1])
+            ):
                 self._effort = applied[key] = value
         self._announce()
         return wire.Configured(applied)

@@ -36,11 +36,12 @@ class Started:
     def __init__(self, order: wire.Spawn, info: wire.SessionInfo) -> None:
         self.order = order
         self.info = info
-        self.turn = Turn()
+        self.turn = Turn(info.generation)
         self.worktree: wire.WorktreeInfo | None = None
         self.notes: list[str] = []
         self.native_modes: dict[str, str] = {}
         self.ignores_eof = False
+        self.options = ("model", "thought_level")
         self.agent: AgentProcess
         self.driver: AcpDriver
         self.opened: Opened
@@ -129,12 +130,15 @@ class Starter:
         order, info = started.order, started.info
         driver = AcpDriver(started.agent, started.on_update, started.on_permission)
         started.driver = driver
-        opened = await driver.open(info.directory, order.resume, max(0.1, deadline - monotonic()))
+        resume = order.resume if agent.resume else None
+        opened = await driver.open(info.directory, resume, max(0.1, deadline - monotonic()))
         started.opened = opened
+        started.options = (agent.model_option, agent.effort_option)
         info.native_id = opened.native_id
         if order.resume and not opened.resumed:
             started.notes.append("The agent could not resume its conversation; a new one began.")
         started.native_modes = dict(agent.acp_modes)
+        started.ignores_eof = agent.ignores_eof
         await self._apply_options(started, agent)
 
     async def _apply_options(self, started: Started, agent: table.Agent) -> None:
@@ -149,9 +153,9 @@ class Starter:
             native = agent.acp_modes.get(mode or "")
             if native is not None:
                 await driver.set_mode(native)
-            if model and not agent.flags.model and not await driver.set_model(model):
+            if model and not agent.flags.model and not await driver.set_model(model, agent.model_option):
                 started.notes.append(f"The agent does not take a model; {model} was ignored.")
-            if effort and not agent.flags.effort and not await driver.set_effort(effort):
+            if effort and not agent.flags.effort and not await driver.set_effort(effort, agent.effort_option):
                 started.notes.append(f"The agent does not take an effort; {effort} was ignored.")
         except HapiError as error:
             if started.agent.exit is not None:

@@ -1,0 +1,76 @@
+"""Fixtures of all tests: a home of one's own, the official hub, and the proof that nothing is left running."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.hub import OfficialHub, WebClient, find_hub
+from tests.support.runner import Runner
+
+REQUIRED = frozenset(filter(None, os.environ.get("HAPI_TEST_REQUIRE", "").split(",")))
+
+
+def skip_or_fail(what: str, why: str) -> None:
+    """A missing tool skips a test on a developer's machine and fails it in CI."""
+    if what in REQUIRED:
+        pytest.fail(f"{what} is required here: {why}")
+    pytest.skip(why)
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory with a short name (socket paths are short), removed at the end."""
+    path = Path(tempfile.mkdtemp(prefix="hapi-t-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def runner(scratch: Path) -> Iterator[Runner]:
+    """A runner's home without a hub; `claude` is the demo agent. Ends all it started, and checks that it is gone."""
+    with Runner(scratch / "h") as home:
+        yield home
+
+
+@pytest.fixture(scope="session")
+def shared_hub() -> Iterator[OfficialHub]:
+    """One hub for all tests that do not harm it."""
+    if find_hub() is None:
+        skip_or_fail("hub", "the official hub is not installed: make setup")
+    path = Path(tempfile.mkdtemp(prefix="hapi-hub-", dir="/tmp"))
+    with OfficialHub(path) as hub:
+        yield hub
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def own_hub(scratch: Path) -> Iterator[OfficialHub]:
+    """A hub, not yet started, for tests that stop and restart it."""
+    if find_hub() is None:
+        skip_or_fail("hub", "the official hub is not installed: make setup")
+    hub = OfficialHub(scratch / "hub")
+    yield hub
+    hub.stop()
+
+
+_namespaces = iter(range(1, 10_000))
+
+
+@pytest.fixture
+def online(shared_hub: OfficialHub, scratch: Path) -> Iterator[Runner]:
+    """A runner's home with the shared hub and a namespace of its own there; not started."""
+    with Runner(scratch / "h") as home:
+        home.attach(shared_hub, f"t{os.getpid()}-{next(_namespaces)}")
+        yield home
+
+
+@pytest.fixture
+def web(online: Runner, shared_hub: OfficialHub) -> WebClient:
+    """The web app's side of `online`."""
+    return WebClient(shared_hub.url, online.token)

@@ -1,0 +1,714 @@
+"""The broker's decisions: messages and times in, effects out. Nothing runs here."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hapi import wire
+from hapi.broker.core import ADOPTION_GRACE_S, SHUTDOWN_DEADLINE_S, Core, CoreSettings
+from hapi.broker.effects import Answer, CloseRecord, ForkSession, Quit, ReplyTo, Send, WriteReport
+from hapi.broker.reattach import Facts, Record
+from hapi.broker.spawns import MAX_PENDING, STOP_DEADLINE_S
+from hapi.ids import ProcessId, new_session_id
+from hapi.lifecycle import EndReason, Phase
+
+ID = "1f0c22ab-0000-4000-8000-000000000001"
+OTHER = "1f0c22ab-0000-4000-8000-000000000002"
+THIRD = "1f0c22ab-0000-4000-8000-000000000003"
+NAME = wire.session_peer(ID)
+SUPERVISOR = ProcessId(100, 1, "boot")
+AGENT = ProcessId(101, 2, "boot")
+T = 1_000.0
+MS = 1_700_000_000_000
+READY_S = 15.0
+
+
+def settings():
+    return CoreSettings(
+        instance="me", version="1", ready_timeout_s=READY_S, workspace_roots=["/w"], pid=5, started_at=MS
+    )
+
+
+@pytest.fixture
+def core():
+    return Core(settings())
+
+
+def cli(number=1):
+    return ReplyTo("control", b"cli", "cli", number)
+
+
+def order(session_id=ID, **changes):
+    values = {"session_id": session_id, "directory": "/w", "agent": "demo", "started_by": "runner"}
+    return wire.Spawn(**(values | changes))
+
+
+def info(session_id=ID, phase=Phase.IDLE, **changes):
+    values = {"session_id": session_id, "namespace": "default", "agent": "demo", "directory": "/w", "phase": phase}
+    values |= {"started_by": "runner", "started_at": MS, "supervisor": SUPERVISOR, "agent_process": AGENT}
+    return wire.SessionInfo(**(values | changes))
+
+
+def hello(name=NAME, process=SUPERVISOR, **changes):
+    return wire.Hello(name=name, process=process, version="1", **changes)
+
+
+def greet(core, name, identity=None, **changes):
+    """A peer is there; returns what its hello led to."""
+    return core.hello(identity or name.encode(), hello(name, **changes), T, MS)
+
+
+def tell(core, name, body, request=0, now=T):
+    return core.tell(name.encode(), wire.Header("broker", name, request), body, now, MS)
+
+
+def running(core, session_id=ID, **changes):
+    """A session with its supervisor."""
+    found = info(session_id, **changes)
+    greet(core, wire.session_peer(session_id), info=found)
+    return found
+
+
+def bodies(effects, kind):
+    return [effect.body for effect in effects if isinstance(effect, Answer | Send) and isinstance(effect.body, kind)]
+
+
+def answers(effects):
+    return [(effect.to.request, effect.body) for effect in effects if isinstance(effect, Answer)]
+
+
+def the_answer(effects):
+    ((_, body),) = answers(effects)
+    return body
+
+
+# ------------------------------------------------------------------------------------------------------------- hello
+
+
+@pytest.mark.parametrize("name", ["hub", "reaper"])
+def test_a_worker_is_welcome(core, name):
+    effects = greet(core, name)
+    (welcome,) = bodies(effects, wire.Welcome)
+    assert welcome == wire.Welcome(
+        instance="me", hub=name == "hub", workspace_roots=["/w"], runner_pid=5, runner_started_at=MS
+    )
+    assert WriteReport() in effects
+    assert core.peers.named(name).process == SUPERVISOR
+
+
+@pytest.mark.parametrize("name", ["", "cli", "broker", "nobody", "HUB", "hub ", "sessions:x"])
+def test_nobody_is_called_that(core, name):
+    effects = greet(core, name)
+    assert [type(effect.body) for effect in effects] == [wire.Refused]
+    assert core.counters == {"wrong_role": 1}
+    assert core.peers.by_identity == {}
+
+
+def test_the_reaper_learns_whom_to_watch(core):
+    running(core)
+    running(core, OTHER, supervisor=None)
+    (watch,) = bodies(greet(core, "reaper"), wire.Watch)
+    assert watch.sessions == [wire.Watched(session_id=ID, supervisor=SUPERVISOR, agent=AGENT)]
+
+
+def test_sessions_hear_that_the_hub_connector_is_there(core):
+    running(core)
+    effects = greet(core, "hub")
+    assert Send(NAME.encode(), NAME, wire.PeerUp("hub")) in effects
+    assert bodies(greet(core, wire.session_peer(OTHER), info=info(OTHER)), wire.Welcome)[0].hub is True
+
+
+@pytest.mark.parametrize(
+    ("known", "rival", "wanted"),
+    [
+        ((SUPERVISOR, 1), (SUPERVISOR, 1), True),
+        ((SUPERVISOR, 1), (AGENT, 2), True),
+        ((SUPERVISOR, 1), (AGENT, 1), False),
+        ((SUPERVISOR, 2), (AGENT, 1), False),
+    ],
+    ids=["itself again", "a newer generation", "the same generation", "an older one"],
+)
+def test_two_supervisors_of_one_session(core, known, rival, wanted):
+    greet(core, NAME, identity=b"1", process=known[0], generation=known[1], info=info())
+    effects = greet(core, NAME, identity=b"2", process=rival[0], generation=rival[1], info=info())
+    assert bool(bodies(effects, wire.Welcome)) is wanted
+    assert bool(bodies(effects, wire.Refused)) is not wanted
+    assert core.peers.named(NAME).identity == (b"2" if wanted else b"1")
+    assert core.counters["refused_peers"] == (not wanted)
+
+
+def test_a_supervisor_that_lost_its_broker_is_taken_over(core):
+    found = running(core)
+    assert core.sessions.live == {ID: found}
+
+
+# ------------------------------------------------------------------------------------------------------------- spawn
+
+
+def test_a_spawn_from_order_to_answer(core):
+    assert core.request(cli(), order(), T) == [ForkSession(ID)]
+    effects = greet(core, NAME)
+    assert bodies(effects, wire.Welcome)[0].order == order()
+    starting = info(phase=Phase.STARTING, agent_process=None)
+    assert answers(tell(core, NAME, wire.SessionChanged(starting))) == []
+    assert answers(tell(core, NAME, wire.SessionChanged(info()))) == [(1, wire.Spawned(info()))]
+    assert core.spawns.pending == {}
+
+
+def test_trap_08_the_same_key_five_times_is_one_process(core):
+    effects = [effect for number in range(1, 6) for effect in core.request(cli(number), order(), T)]
+    assert effects == [ForkSession(ID)]
+    greet(core, NAME)
+    found = answers(tell(core, NAME, wire.SessionChanged(info())))
+    assert found == [(number, wire.Spawned(info())) for number in range(1, 6)]
+    assert core.request(cli(6), order(), T) == [Answer(cli(6), wire.Spawned(info(), existing=True))]
+    assert core.request(cli(7), order(OTHER), T) == [ForkSession(OTHER)]
+
+
+def test_an_ended_session_is_not_spawned_again_unless_meant(core):
+    running(core)
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
+    assert the_answer(core.request(cli(), order(), T)).code == "session_ended"
+    assert core.request(cli(), order(existing=True), T) == [ForkSession(ID)]
+
+
+def test_a_spawn_that_fails_says_why(core):
+    core.request(cli(), order(), T)
+    greet(core, NAME)
+    why = wire.Failure("agent_unavailable", "No such agent.", "PATH was /bin")
+    assert answers(tell(core, NAME, wire.SpawnFailed(session_id=ID, failure=why))) == [(1, why)]
+
+
+def test_a_session_that_ends_while_it_starts_is_an_answer(core):
+    core.request(cli(), order(), T)
+    greet(core, NAME)
+    over = info(phase=Phase.ENDED, reason=EndReason.AGENT_CRASHED, detail="boom")
+    ((_, failure),) = answers(tell(core, NAME, wire.SessionChanged(over)))
+    assert (failure.code, failure.hint) == ("agent_failed", "boom")
+
+
+def test_trap_07_a_late_child_is_turned_away(core):
+    core.request(cli(), order(), T)
+    assert core.next_deadline() > T + READY_S
+    assert core.tick(core.next_deadline() - 0.01, MS) == []
+    assert the_answer(core.tick(core.next_deadline(), MS)).code == "agent_timeout"
+    assert bodies(greet(core, NAME), wire.Refused)
+    assert core.peers.named(NAME) is None
+    assert core.sessions.live == {}
+
+
+def test_a_supervisor_that_is_still_starting_at_the_deadline_is_told(core):
+    core.request(cli(), order(), T)
+    greet(core, NAME)
+    effects = core.tick(core.next_deadline(), MS)
+    assert [body.code for body in bodies(effects, wire.Failure)] == ["agent_timeout"]
+    assert [effect.to for effect in effects if isinstance(effect, Send)] == [NAME]
+
+
+def test_a_supervisor_that_nobody_ordered_is_turned_away(core):
+    assert [type(effect.body) for effect in greet(core, NAME)] == [wire.Refused]
+
+
+def test_the_bound_on_spawns_under_way(core):
+    for _ in range(MAX_PENDING):
+        assert len(core.request(cli(), order(new_session_id()), T)) == 1
+    assert the_answer(core.request(cli(), order(), T)).code == "at_capacity"
+    assert len(core.spawns.pending) == MAX_PENDING
+
+
+@pytest.mark.parametrize("session_id", ["", ".", "..", "../../etc", "/etc", "a" * 5000, "x\0y", "nonsense", "1f0c"])
+def test_a_session_id_names_a_directory_and_must_be_one(core, session_id):
+    """It went unchecked into a path: a session could be given a directory anywhere."""
+    effects = core.request(cli(), order(session_id), T)
+    assert [effect for effect in effects if isinstance(effect, ForkSession)] == []
+    assert the_answer(effects).code == "bad_request"
+
+
+# -------------------------------------------------------------------------------------------------------------- stop
+
+
+def test_a_stop_is_passed_on_and_answered(core):
+    running(core)
+    assert core.request(cli(), wire.StopSession(ID, "hub"), T) == [
+        Send(NAME.encode(), NAME, wire.StopSession(ID, "hub"))
+    ]
+    done = wire.SessionStopped("stopped", ID, "eof")
+    assert answers(tell(core, NAME, done)) == [(1, done)]
+
+
+def test_two_stops_are_one(core):
+    running(core)
+    core.request(cli(1), wire.StopSession(ID), T)
+    assert core.request(cli(2), wire.StopSession(ID[:8]), T) == []
+    done = wire.SessionStopped("stopped", ID, "eof")
+    assert answers(tell(core, NAME, done)) == [(1, done), (2, done)]
+
+
+def test_a_stop_of_what_has_ended(core):
+    running(core)
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
+    assert the_answer(core.request(cli(), wire.StopSession(ID), T)) == wire.SessionStopped("already_gone", ID)
+
+
+def test_a_stop_that_meets_the_end_is_answered(core):
+    running(core)
+    core.request(cli(), wire.StopSession(ID), T)
+    over = wire.SessionChanged(info(phase=Phase.ENDED))
+    assert answers(tell(core, NAME, over)) == [(1, wire.SessionStopped("already_gone", ID))]
+
+
+def test_trap_03_a_stop_never_lies(core):
+    running(core)
+    core.request(cli(), wire.StopSession(ID), T)
+    assert core.tick(T + STOP_DEADLINE_S - 0.01, MS) == []
+    late = the_answer(core.tick(T + STOP_DEADLINE_S, MS))
+    assert late == wire.SessionStopped("still_alive", ID, survivors=[100, 101])
+
+
+def test_a_stop_of_a_session_whose_supervisor_is_silent(core):
+    core.sessions.put(info())
+    body = the_answer(core.request(cli(), wire.StopSession(ID), T))
+    assert body == wire.SessionStopped("still_alive", ID, survivors=[100, 101])
+    assert core.counters["stops_unheard"] == 1
+
+
+@pytest.mark.parametrize("target", [ID, ID.upper()])
+def test_a_stop_before_the_hello_wins(core, target):
+    core.request(cli(1), order(), T)
+    assert core.request(cli(2), wire.StopSession(target), T) == []
+    effects = greet(core, NAME)
+    assert [type(effect.body) for effect in effects if isinstance(effect, Send)] == [wire.Refused]
+    assert [(number, body.code) for number, body in answers(effects) if isinstance(body, wire.Failure)] == [
+        (1, "stopped_during_start")
+    ]
+    assert (2, wire.SessionStopped("stopped", ID, "before_start")) in answers(effects)
+    assert (core.spawns.pending, core.stops.pending, core.sessions.live) == ({}, {}, {})
+
+
+def test_a_stop_of_a_start_that_never_comes_is_not_still_alive(core):
+    """The spawn had timed out; its stop was answered `still_alive` five seconds later, for a process that never was."""
+    core.request(cli(1), order(), T)
+    core.request(cli(2), wire.StopSession(ID), T)
+    effects = []
+    while (due := core.next_deadline()) is not None:
+        effects += core.tick(due, MS)
+    found = dict(answers(effects))
+    assert found[1].code in {"agent_timeout", "stopped_during_start"}
+    assert found[2].status != "still_alive"
+
+
+def test_a_stop_while_it_starts_goes_to_its_supervisor(core):
+    core.request(cli(1), order(), T)
+    greet(core, NAME)
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.STARTING)))
+    assert bodies(core.request(cli(2), wire.StopSession(ID), T), wire.StopSession)
+    done = wire.SessionStopped("stopped", ID, "during_start")
+    assert answers(tell(core, NAME, done)) == [(2, done)]
+
+
+@pytest.mark.parametrize("body", [wire.StopSession, lambda target: wire.SendText(target, "x")])
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        ("", "unknown_session"),
+        ("1f0", "unknown_session"),
+        ("PID-", "unknown_session"),
+        ("PID-999", "unknown_session"),
+        ("PID-10", "unknown_session"),
+        ("nonsense", "unknown_session"),
+        (new_session_id(), "unknown_session"),
+        ("1f0c", "ambiguous_session"),
+        ("1F0C22AB-", "ambiguous_session"),
+        (ID[:-1], "ambiguous_session"),
+        ("pid-100", "ambiguous_session"),
+    ],
+)
+def test_targets_that_mean_no_session_or_several(core, body, target, code):
+    running(core)
+    running(core, OTHER, agent_process=ProcessId(202, 1, "boot"))
+    assert the_answer(core.request(cli(), body(target), T)).code == code
+
+
+@pytest.mark.parametrize("target", [ID, ID.upper(), f" {ID} ", ID[:4], "PID-100", "pid-101"])
+def test_targets_that_mean_one(core, target):
+    running(core)
+    running(core, "2a" + ID[2:], supervisor=ProcessId(7, 1, "boot"), agent_process=None)
+    (sent,) = bodies(core.request(cli(), wire.SendText(target, "hello"), T), wire.SendText)
+    assert sent.text == "hello"
+
+
+def test_an_empty_pid_means_no_session(core):
+    """`PID-` named every session without an agent process: a lone starting session was stopped by it."""
+    running(core, phase=Phase.STARTING, agent_process=None)
+    assert the_answer(core.request(cli(), wire.StopSession("PID-"), T)).code == "unknown_session"
+
+
+# --------------------------------------------------------------------------------------------------- text and others
+
+
+def test_text_for_a_session(core):
+    running(core)
+    effects = core.request(cli(), wire.SendText(ID[:8], "hello"), T)
+    assert effects == [
+        Send(NAME.encode(), NAME, wire.SendText(ID[:8], "hello")),
+        Answer(cli(), wire.Accepted(ID)),
+    ]
+
+
+@pytest.mark.parametrize(("phase", "code"), [(Phase.ENDED, "session_ended"), (Phase.IDLE, "timeout")])
+def test_text_for_whom_it_cannot_reach(core, phase, code):
+    core.sessions.put(info(phase=phase))
+    assert the_answer(core.request(cli(), wire.SendText(ID, "x"), T)).code == code
+
+
+@pytest.mark.parametrize("body", [wire.GetStatus(), wire.Beat(), wire.Accepted(), None, "text"])
+def test_what_is_no_request(core, body):
+    assert the_answer(core.request(cli(), body, T)).code == "bad_request"
+
+
+def test_lists(core):
+    running(core, started_at=5)
+    running(core, OTHER, started_at=4)
+    third = new_session_id()
+    running(core, third, started_at=3)
+    tell(core, wire.session_peer(third), wire.SessionChanged(info(third, Phase.ENDED, started_at=3)))
+
+    def ids(ended):
+        return [item.session_id for item in the_answer(core.request(cli(), wire.ListSessions(ended), T)).sessions]
+
+    assert (ids(False), ids(True)) == ([OTHER, ID], [third, OTHER, ID])
+
+
+# ---------------------------------------------------------------------------------------------------------- shutdown
+
+
+def test_without_a_connector_the_runner_stops_at_once(core):
+    running(core)
+    assert core.request(cli(), wire.StopRunner(), T) == [Answer(cli(), wire.RunnerStopping(1)), Quit()]
+    assert core.stopping
+
+
+def test_the_hub_is_told_first(core):
+    greet(core, "hub")
+    effects = core.request(cli(1), wire.StopRunner("me"), T)
+    assert effects == [WriteReport(), Send(b"hub", "hub", wire.Shutdown("me"), request=1)]
+    assert core.request(cli(2), wire.StopRunner(), T) == []
+    effects = tell(core, "hub", wire.Accepted())
+    assert answers(effects) == [(1, wire.RunnerStopping(0)), (2, wire.RunnerStopping(0))]
+    assert effects[-1] == Quit()
+
+
+def test_the_farewell_has_a_deadline(core):
+    greet(core, "hub")
+    core.request(cli(), wire.StopRunner(), T)
+    assert core.next_deadline() == T + SHUTDOWN_DEADLINE_S
+    assert core.tick(T + SHUTDOWN_DEADLINE_S - 0.01, MS) == []
+    assert core.tick(T + SHUTDOWN_DEADLINE_S, MS) == [Answer(cli(), wire.RunnerStopping(0)), Quit()]
+
+
+def test_a_connector_that_dies_during_the_farewell_ends_it(core):
+    greet(core, "hub")
+    core.stop_runner("os-signal", T)
+    assert core.peer_gone("hub") == [Quit()]
+
+
+def test_an_accepted_out_of_the_blue_stops_nothing(core):
+    greet(core, "hub")
+    assert tell(core, "hub", wire.Accepted()) == []
+    assert not core.stopping
+
+
+def test_no_spawns_while_it_stops_and_the_waiting_ones_are_told(core):
+    greet(core, "hub")
+    core.request(cli(1), order(), T)
+    core.stop_runner("me", T)
+    assert the_answer(core.request(cli(2), order(OTHER), T)).code == "shutting_down"
+    effects = tell(core, "hub", wire.Accepted())
+    assert [(number, body.code) for number, body in answers(effects)] == [(1, "shutting_down")]
+    assert effects[-1] == Quit()
+
+
+def test_who_waits_for_a_stop_is_answered_before_the_end(core):
+    """Every request under way gets an answer when the runner goes; those for a stop got none."""
+    running(core)
+    core.request(cli(1), wire.StopSession(ID), T)
+    effects = core.request(cli(2), wire.StopRunner(), T)
+    assert {number for number, _ in answers(effects)} == {1, 2}
+
+
+def test_the_hub_may_stop_the_runner_and_is_answered_on_the_bus(core):
+    greet(core, "hub")
+    tell(core, "hub", wire.StopRunner("hub"), request=9)
+    (answer, quit_) = tell(core, "hub", wire.Accepted())
+    assert answer == Answer(ReplyTo("bus", b"hub", "hub", 9), wire.RunnerStopping(0))
+    assert quit_ == Quit()
+
+
+# ------------------------------------------------------------------------------------------------- peers come and go
+
+
+def test_sessions_hear_that_the_connector_is_gone(core):
+    running(core)
+    greet(core, "hub")
+    core.hub = wire.HubStatus(url="http://hub", online=True)
+    assert core.peer_gone("hub") == [Send(NAME.encode(), NAME, wire.PeerDown("hub"))]
+    assert (core.hub.url, core.hub.online) == ("http://hub", False)
+    assert core.hub.reason
+    assert core.peer_gone("hub") == []
+    assert core.peer_gone("reaper") == []
+
+
+def gone(process=SUPERVISOR):
+    return wire.SupervisorGone(session_id=ID, process=process)
+
+
+def test_a_supervisor_that_is_gone_ends_its_session(core):
+    running(core)
+    greet(core, "reaper")
+    greet(core, "hub")
+    core.request(cli(), wire.StopSession(ID), T)
+    effects = tell(core, "reaper", gone())
+    lost = info(phase=Phase.ENDED, reason=EndReason.SUPERVISOR_LOST, ended_at=MS)
+    assert CloseRecord(lost) in effects
+    assert Send(b"hub", "hub", wire.SessionLost(lost)) in effects
+    assert answers(effects) == [(1, wire.SessionStopped("already_gone", ID))]
+    assert (core.sessions.live, core.peers.named(NAME)) == ({}, None)
+    assert core.counters["supervisors_lost"] == 1
+    assert tell(core, "reaper", gone()) == []
+
+
+def test_an_old_generation_that_is_gone_ends_nothing(core):
+    found = running(core)
+    greet(core, "reaper")
+    assert tell(core, "reaper", gone(ProcessId(100, 99, "boot"))) == []
+    assert core.sessions.live == {ID: found}
+    assert core.peers.named(NAME) is not None
+
+
+def test_a_supervisor_that_goes_after_the_end_is_only_forgotten(core):
+    running(core)
+    greet(core, "reaper")
+    effects = tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
+    assert effects == [Send(b"reaper", "reaper", wire.Unwatch(ID))]
+    assert core.peers.named(NAME) is not None
+    assert tell(core, "reaper", gone()) == []
+    assert core.peers.named(NAME) is None
+    assert core.counters["supervisors_lost"] == 0
+
+
+def test_the_reaper_hears_of_new_processes_only(core):
+    greet(core, "reaper")
+    effects = greet(core, NAME, info=info(agent_process=None))
+    assert len(bodies(effects, wire.Watch)) == 1
+    assert len(bodies(tell(core, NAME, wire.SessionChanged(info())), wire.Watch)) == 1
+    assert bodies(tell(core, NAME, wire.SessionChanged(info(phase=Phase.WORKING))), wire.Watch) == []
+
+
+def test_the_hearts_beat(core):
+    greet(core, "reaper")
+    assert tell(core, "reaper", wire.Heartbeat(at=MS + 5, installed_version="2")) == [WriteReport()]
+    assert (core.last_heartbeat, core.installed_version) == (MS + 5, "2")
+
+
+def test_any_word_is_a_sign_of_life(core):
+    greet(core, "hub")
+    tell(core, "hub", wire.Beat(), now=T + 50)
+    assert core.peers.named("hub").last_seen == T + 50
+
+
+EXAMPLES = {
+    "Spawn": order(),
+    "StopSession": wire.StopSession(ID),
+    "StopRunner": wire.StopRunner(),
+    "HubStatus": wire.HubStatus(url="evil", online=True),
+    "Heartbeat": wire.Heartbeat(at=1, installed_version="666"),
+    "SupervisorGone": gone(),
+    "SessionChanged": wire.SessionChanged(info(phase=Phase.ENDED)),
+    "SpawnFailed": wire.SpawnFailed(session_id=ID, failure=wire.Failure("internal", "x")),
+    "SessionStopped": wire.SessionStopped("stopped", ID),
+}
+MAY = {
+    NAME: {"SessionChanged", "SpawnFailed", "SessionStopped"},
+    "hub": {"HubStatus", "Spawn", "StopSession", "StopRunner"},
+    "reaper": {"SupervisorGone", "Heartbeat"},
+}
+
+
+def memory(core):
+    return msgspec.json.encode(
+        [core.sessions.live, core.sessions.ended, list(core.spawns.pending), list(core.stops.pending), core.hub]
+        + [core.stopping, core.last_heartbeat, core.installed_version, sorted(core.peers.routes)]
+    )
+
+
+@pytest.mark.parametrize("sender", MAY)
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_roles(core, sender, kind):
+    running(core)
+    greet(core, "hub")
+    greet(core, "reaper")
+    before = memory(core)
+    effects = tell(core, sender, EXAMPLES[kind], request=3)
+    if kind in MAY[sender]:
+        assert core.counters["wrong_role"] == 0
+    else:
+        assert core.counters["wrong_role"] == 1
+        assert [(number, body.code) for number, body in answers(effects)] == [(3, "bad_request")]
+        assert memory(core) == before
+        assert tell(core, sender, EXAMPLES[kind]) == []
+
+
+@pytest.mark.parametrize("claimed", ["hub", "reaper", wire.session_peer(OTHER), "", "broker"])
+def test_nobody_speaks_under_another_name(core, claimed):
+    running(core)
+    greet(core, "hub")
+    before = memory(core)
+    effects = core.tell(NAME.encode(), wire.Header("broker", claimed, 4), wire.SessionChanged(info()), T, MS)
+    assert the_answer(effects).code == "bad_request"
+    assert memory(core) == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        wire.SessionChanged(info(OTHER, Phase.ENDED)),
+        wire.SpawnFailed(session_id=THIRD, failure=wire.Failure("internal", "x")),
+        wire.SessionStopped("stopped", OTHER),
+    ],
+    ids=["changed", "spawn failed", "stopped"],
+)
+def test_a_supervisor_speaks_of_its_own_session_only(core, body):
+    """A supervisor's word about another session was taken for that session's."""
+    running(core)
+    running(core, OTHER)
+    core.request(cli(1), wire.StopSession(OTHER), T)
+    core.request(cli(2), order(THIRD), T)
+    assert answers(tell(core, NAME, body)) == []
+    assert core.sessions.live[OTHER].phase is Phase.IDLE
+    assert list(core.stops.pending) == [OTHER]
+
+
+def test_one_connection_has_one_name(core):
+    """A second hello under another name left the first one's route behind, pointing at the second."""
+    greet(core, "reaper", identity=b"x")
+    greet(core, "hub", identity=b"x")
+    assert [name for name in ("hub", "reaper") if core.peers.named(name)] in (["hub"], ["reaper"])
+    for name, identity in core.peers.routes.items():
+        assert core.peers.by_identity[identity].name == name
+
+
+# ---------------------------------------------------------------------------------------------------------- adoption
+
+SILENT = Facts(readable=True, supervisor_alive=True)
+DEAD = Facts(readable=True, supervisor_alive=False)
+REBOOTED = Facts(readable=True, same_boot=False)
+UNREADABLE = Facts(readable=False)
+
+
+def test_every_record_gets_a_verdict(core):
+    ended = new_session_id()
+    rebooted, dead, unreadable = "a" + ID[1:], "b" + ID[1:], "c" + ID[1:]
+    records = [
+        Record(ended, info(ended, Phase.ENDED), Facts(readable=True)),
+        Record(ID, info(), SILENT),
+        Record(OTHER, info(OTHER), SILENT),
+        Record(dead, info(dead), DEAD),
+        Record(rebooted, info(rebooted, Phase.WORKING), REBOOTED),
+        Record(unreadable, None, UNREADABLE),
+    ]
+    effects = core.adopt(records, T, MS)
+    closed = {effect.info.session_id: effect.info.reason for effect in effects if isinstance(effect, CloseRecord)}
+    assert closed == {dead: EndReason.SUPERVISOR_LOST, rebooted: EndReason.MACHINE_REBOOTED}
+    assert core.verdicts == {"ended": 2, "quarantined": 1}
+    assert core.next_deadline() == T + ADOPTION_GRACE_S
+    greet(core, NAME, info=info())
+    assert core.verdicts["adopted"] == 1
+    assert core.tick(T + ADOPTION_GRACE_S, MS) == []
+    assert core.verdicts == {"ended": 2, "quarantined": 2, "adopted": 1}
+    assert core.next_deadline() is None
+    assert set(core.sessions.live) == {ID, OTHER}
+    assert set(core.sessions.ended) == {ended, dead, rebooted}
+
+
+def test_who_speaks_after_the_grace_is_heard(core):
+    core.adopt([Record(ID, info(), SILENT)], T, MS)
+    core.tick(T + ADOPTION_GRACE_S, MS)
+    assert bodies(greet(core, NAME, info=info(phase=Phase.WORKING)), wire.Welcome)
+    assert core.sessions.live[ID].phase is Phase.WORKING
+    assert bodies(core.request(cli(), wire.StopSession(ID), T), wire.StopSession)
+
+
+def test_what_a_dead_supervisor_left_is_given_to_the_reaper(core):
+    core.adopt([Record(ID, info(), DEAD), Record(OTHER, info(OTHER), REBOOTED)], T, MS)
+    (watch,) = bodies(greet(core, "reaper"), wire.Watch)
+    assert watch.sessions == [wire.Watched(session_id=ID, supervisor=SUPERVISOR, agent=AGENT)]
+    tell(core, "reaper", gone())
+    assert bodies(greet(core, "reaper"), wire.Watch)[0].sessions == []
+
+
+def test_a_thousand_records(core):
+    records = [Record(key, info(key), SILENT) for key in (new_session_id() for _ in range(1000))]
+    core.adopt(records, T, MS)
+    for record in records:
+        greet(core, wire.session_peer(record.session_id), info=record.info)
+    assert core.verdicts == {"adopted": 1000}
+    assert core.next_deadline() is None
+
+
+# ------------------------------------------------------------------------------------------------------------- chaos
+
+ids = st.sampled_from([ID, OTHER, "abcd" + ID[4:]])
+processes = st.sampled_from([SUPERVISOR, AGENT, ProcessId(7, 7, "other")])
+infos = st.builds(lambda key, phase, who: info(key, phase, supervisor=who), ids, st.sampled_from(Phase), processes)
+peers = st.one_of(ids.map(wire.session_peer), st.sampled_from(["hub", "reaper", "nobody"]))
+words = st.one_of(
+    infos.map(wire.SessionChanged),
+    ids.map(lambda key: wire.SessionStopped("stopped", key)),
+    ids.map(lambda key: wire.SpawnFailed(session_id=key, failure=wire.Failure("internal", ""))),
+    st.builds(lambda key, who: wire.SupervisorGone(session_id=key, process=who), ids, processes),
+    st.just(wire.Accepted()),
+    st.just(wire.HubStatus()),
+    ids.map(order),
+    ids.map(wire.StopSession),
+)
+steps = st.one_of(
+    st.tuples(st.just("request"), st.one_of(ids.map(order), ids.map(wire.StopSession), st.just(wire.ListSessions()))),
+    st.tuples(st.just("hello"), peers, processes, st.none() | infos),
+    st.tuples(st.just("tell"), peers, words),
+    st.tuples(st.just("tick"), st.floats(0, 40)),
+    st.tuples(st.just("gone"), peers),
+)
+
+
+@given(st.lists(steps, max_size=30))
+def test_whatever_happens_each_request_is_answered_once(steps):
+    core = Core(settings())
+    now, asked, answered = T, 0, []
+
+    def take(effects):
+        answered.extend(
+            effect.to.request
+            for effect in effects
+            if isinstance(effect, Answer) and effect.to == cli(effect.to.request)
+        )
+
+    for step in steps:
+        match step:
+            case ("request", body):
+                asked += 1
+                take(core.request(cli(asked), body, now))
+            case ("hello", name, process, found):
+                take(core.hello(name.encode(), hello(name, process, info=found), now, MS))
+            case ("tell", name, body) if name.encode() in core.peers.by_identity:
+                take(core.tell(name.encode(), wire.Header("broker", name), body, now, MS))
+            case ("tick", passed):
+                now += passed
+                take(core.tick(now, MS))
+            case ("gone", name):
+                take(core.peer_gone(name))
+        assert not set(core.sessions.live) & set(core.sessions.ended)
+    while not core.stopping and (due := core.next_deadline()) is not None:
+        now = max(now, due)
+        take(core.tick(now, MS))
+    assert sorted(answered) == list(range(1, asked + 1))

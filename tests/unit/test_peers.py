@@ -1,0 +1,68 @@
+"""Who may speak to whom, and one name, one peer."""
+
+import itertools
+
+import pytest
+
+from hapi import wire
+from hapi.broker.peers import MISSED_BEATS, Peer, Peers, may_route, may_tell_broker, role
+from hapi.ids import ProcessId
+
+WHO = ProcessId(1, 1, "boot")
+NAMES = ("hub", "reaper", "broker", "cli", "nursery", "session:a", "session:b", "session:", "session", "", "HUB")
+SESSIONS = ("session:a", "session:b", "session:", "session")
+ROUTES = {*itertools.product(SESSIONS, ["hub"]), *itertools.product(["hub"], SESSIONS)}
+
+
+@pytest.mark.parametrize(("sender", "to"), list(itertools.product(NAMES, NAMES)))
+def test_every_route(sender, to):
+    assert may_route(sender, to) is ((sender, to) in ROUTES)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("hub", "hub"), ("session:1:2", "session"), ("session:", "session"), ("", ""), (":x", "")]
+)
+def test_roles(name, kind):
+    assert role(name) == kind
+
+
+@pytest.mark.parametrize("sender", ["cli", "broker", "", "nobody", "HUB"])
+def test_who_has_no_role_may_say_nothing(sender):
+    assert not may_tell_broker(sender, wire.Beat())
+    assert not may_tell_broker(sender, wire.StopRunner())
+
+
+@pytest.mark.parametrize("sender", ["hub", "reaper", "session:a"])
+def test_everybody_may_beat(sender):
+    assert may_tell_broker(sender, wire.Beat())
+    assert not may_tell_broker(sender, wire.GetStatus())
+
+
+def peer(name, identity, seen=0.0):
+    return Peer(identity, name, WHO, 0, seen)
+
+
+def test_the_newest_introduction_wins():
+    peers = Peers()
+    peers.add(peer("hub", b"1"))
+    peers.add(peer("hub", b"2"))
+    assert peers.named("hub").identity == b"2"
+    assert list(peers.by_identity) == [b"2"]
+    assert peers.remove("hub").identity == b"2"
+    assert (peers.remove("hub"), peers.named("hub"), peers.by_identity, peers.routes) == (None, None, {}, {})
+
+
+def test_by_role():
+    peers = Peers()
+    for number, name in enumerate(("hub", "session:a", "session:b")):
+        peers.add(peer(name, str(number).encode()))
+    assert [found.name for found in peers.of_role("session")] == ["session:a", "session:b"]
+    assert peers.of_role("reaper") == []
+
+
+@pytest.mark.parametrize(("passed", "silent"), [(0.0, False), (MISSED_BEATS * 20.0, False), (60.1, True)])
+def test_silence(passed, silent):
+    peers = Peers()
+    peers.add(peer("hub", b"1", seen=100.0))
+    assert bool(peers.silent(100.0 + passed, 20.0)) is silent
+    assert peers.named("hub") is not None
