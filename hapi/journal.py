@@ -129,6 +129,7 @@ class Journal:
         self._path = path
         self.state = JournalState()
         self.damaged = 0
+        self._last_at = 0
         good = self._load()
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._fd, good)
@@ -161,8 +162,12 @@ class Journal:
         self._append(Removed(message_id), durable=True)
 
     def emit(self, event: Event, at_ms: int) -> NumberedEvent:
-        """Give an event its number and keep it until the hub has it."""
-        numbered = NumberedEvent(self.state.last_seq + 1, at_ms, event)
+        """Give an event its number and keep it until the hub has it.
+
+        Times rise by a millisecond at least: the hub takes of two plans of the same time the first for the newest.
+        """
+        self._last_at = max(at_ms, self._last_at + 1)
+        numbered = NumberedEvent(self.state.last_seq + 1, self._last_at, event)
         self._append(Emitted(numbered))
         return numbered
 

@@ -76,6 +76,8 @@ def test_from_login_to_a_conversation(page: Page, shared_hub: OfficialHub, onlin
     (session,) = until(online.sessions, 15, "the session runs here")
     page.wait_for_url(f"**/sessions/{session['sessionId']}**")
 
+    hint = page.get_by_role("button", name="Got it")
+    page.add_locator_handler(hint, hint.click)
     say(page, "Hello from the browser ; /think hm ; /plan look | leap ; /tool Bash")
     expect(page.get_by_text("You said: Hello from the browser").first).to_be_visible()
     page.screenshot(path=ARTIFACTS / "2-conversation.png")

@@ -185,7 +185,8 @@ class TestTalk:
         mine = next(row for row in web.messages(session) if row.get("localId") == "local-1")
         assert mine["invokedAt"]
         until(lambda: web.session(session)["thinking"] is False, 5, "no longer thinking")
-        assert [todo["content"] for todo in web.session(session)["todos"]] == ["one", "two"]
+        todos = web.session(session)["todos"]
+        assert [(todo["content"], todo["status"]) for todo in todos] == [("one", "completed"), ("two", "completed")]
 
     def test_words_typed_on_the_machine_are_shown(
         self, online: Runner, machine: dict[str, Any], web: WebClient

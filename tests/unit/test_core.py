@@ -347,13 +347,44 @@ def test_an_empty_pid_means_no_session(core):
 # --------------------------------------------------------------------------------------------------- text and others
 
 
+def relayed(effects):
+    """The number under which a text was passed on."""
+    ((sent),) = [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.body, wire.SendText)]
+    return sent.request
+
+
+def reply(core, name, body, request):
+    return core.tell(name.encode(), wire.Header("broker", name, request, reply=True), body, T, MS)
+
+
 def test_text_for_a_session(core):
     running(core)
     effects = core.request(cli(), wire.SendText(ID[:8], "hello"), T)
-    assert effects == [
-        Send(NAME.encode(), NAME, wire.SendText(ID[:8], "hello")),
-        Answer(cli(), wire.Accepted(ID)),
-    ]
+    number = relayed(effects)
+    assert effects == [Send(NAME.encode(), NAME, wire.SendText(ID[:8], "hello"), request=number)]
+    assert reply(core, NAME, wire.Accepted(), number) == [Answer(cli(), wire.Accepted())]
+    assert reply(core, NAME, wire.Accepted(), number) == []
+    assert core.next_deadline() is None
+
+
+def test_each_text_has_its_own_answer(core):
+    running(core)
+    running(core, OTHER)
+    first = relayed(core.request(cli(1), wire.SendText(ID, "x"), T))
+    second = relayed(core.request(cli(2), wire.SendText(OTHER, "y"), T))
+    full = wire.Failure("internal", "Cannot write to disk.")
+    assert reply(core, wire.session_peer(OTHER), full, second) == [Answer(cli(2), full)]
+    assert reply(core, NAME, wire.Accepted(), first) == [Answer(cli(1), wire.Accepted())]
+
+
+def test_a_text_that_nobody_answers(core):
+    running(core)
+    number = relayed(core.request(cli(), wire.SendText(ID, "x"), T))
+    due = core.next_deadline()
+    assert T < due <= T + 10
+    assert core.tick(due - 0.01, MS) == []
+    assert the_answer(core.tick(due, MS)).code == "timeout"
+    assert reply(core, NAME, wire.Accepted(), number) == []
 
 
 @pytest.mark.parametrize(("phase", "code"), [(Phase.ENDED, "session_ended"), (Phase.IDLE, "timeout")])
@@ -429,10 +460,11 @@ def test_no_spawns_while_it_stops_and_the_waiting_ones_are_told(core):
     assert effects[-1] == Quit()
 
 
-def test_who_waits_for_a_stop_is_answered_before_the_end(core):
-    """Every request under way gets an answer when the runner goes; those for a stop got none."""
+@pytest.mark.parametrize("body", [wire.StopSession(ID), wire.SendText(ID, "x"), order(OTHER)])
+def test_who_waits_is_answered_before_the_end(core, body):
+    """Every request under way gets an answer when the runner goes; those for a stop or with a text got none."""
     running(core)
-    core.request(cli(1), wire.StopSession(ID), T)
+    core.request(cli(1), body, T)
     effects = core.request(cli(2), wire.StopRunner(), T)
     assert {number for number, _ in answers(effects)} == {1, 2}
 
@@ -503,6 +535,51 @@ def test_the_reaper_hears_of_new_processes_only(core):
     assert len(bodies(effects, wire.Watch)) == 1
     assert len(bodies(tell(core, NAME, wire.SessionChanged(info())), wire.Watch)) == 1
     assert bodies(tell(core, NAME, wire.SessionChanged(info(phase=Phase.WORKING))), wire.Watch) == []
+
+
+@pytest.mark.parametrize("pid", [100, 99])
+def test_a_child_that_ends_before_its_hello_says_so(core, pid):
+    core.request(cli(1), order(), T)
+    found = dict(answers(core.child_ended(ID, pid, -11)))
+    assert found[1].code == "internal"
+    assert "-11" in found[1].message
+    assert core.spawns.pending == {}
+
+
+def test_a_child_that_ends_after_its_hello_is_the_reapers_business(core):
+    found = running(core)
+    assert core.child_ended(ID, SUPERVISOR.pid, 0) == []
+    assert core.sessions.live == {ID: found}
+    assert core.peers.named(NAME) is None
+
+
+def test_the_nursery_takes_the_forks_on_order_with_it(core):
+    core.request(cli(1), order(), T)
+    core.request(cli(2), order(OTHER), T)
+    greet(core, wire.session_peer(OTHER))
+    tell(core, wire.session_peer(OTHER), wire.SessionChanged(info(OTHER, Phase.STARTING)))
+    assert [(number, body.code) for number, body in answers(core.nursery_lost())] == [(1, "internal")]
+    assert list(core.spawns.pending) == [OTHER]
+    assert bodies(greet(core, NAME), wire.Refused)
+
+
+def test_sessions_hear_when_the_hub_comes_and_goes_and_only_then(core):
+    running(core)
+    greet(core, "hub")
+    for online, heard in ((True, [wire.HubOnline(True)]), (True, []), (False, [wire.HubOnline(False)])):
+        assert bodies(tell(core, "hub", wire.HubStatus(online=online)), wire.HubOnline) == heard
+
+
+def test_a_newer_version_on_disk_is_a_warning(core):
+    greet(core, "reaper")
+    assert core.warnings() == []
+    tell(core, "reaper", wire.Heartbeat(at=MS, installed_version="2"))
+    assert "2" in core.warnings()[0]
+
+
+@pytest.mark.parametrize(("source", "restart"), [("hapi-cli", False), ("hapi-app", True)])
+def test_who_asks_decides_whether_it_comes_back(core, source, restart):
+    assert core.request(cli(), wire.StopRunner(source), T)[-1] == Quit(restart)
 
 
 def test_the_hearts_beat(core):

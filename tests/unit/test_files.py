@@ -116,8 +116,8 @@ HOLDER = """
 import sys
 from pathlib import Path
 from hapi.files import FileLock
-assert FileLock(Path(sys.argv[1])).acquire("1") or True
-lock = FileLock(Path(sys.argv[1])); lock.acquire("1")
+lock = FileLock(Path(sys.argv[1]))
+assert lock.acquire("1")
 print(flush=True)
 sys.stdin.read()
 """

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from hapi import wire
-from hapi.broker.peers import MISSED_BEATS, Peer, Peers, may_route, may_tell_broker, role
+from hapi.broker.peers import Peer, Peers, may_route, may_tell_broker, role
 from hapi.ids import ProcessId
 
 WHO = ProcessId(1, 1, "boot")
@@ -38,8 +38,8 @@ def test_everybody_may_beat(sender):
     assert not may_tell_broker(sender, wire.GetStatus())
 
 
-def peer(name, identity, seen=0.0):
-    return Peer(identity, name, WHO, 0, seen)
+def peer(name, identity):
+    return Peer(identity, name, WHO, 0, 0.0)
 
 
 def test_the_newest_introduction_wins():
@@ -58,11 +58,3 @@ def test_by_role():
         peers.add(peer(name, str(number).encode()))
     assert [found.name for found in peers.of_role("session")] == ["session:a", "session:b"]
     assert peers.of_role("reaper") == []
-
-
-@pytest.mark.parametrize(("passed", "silent"), [(0.0, False), (MISSED_BEATS * 20.0, False), (60.1, True)])
-def test_silence(passed, silent):
-    peers = Peers()
-    peers.add(peer("hub", b"1", seen=100.0))
-    assert bool(peers.silent(100.0 + passed, 20.0)) is silent
-    assert peers.named("hub") is not None

@@ -1,0 +1,245 @@
+"""From an agent's updates to chat events. Agents differ, and some are broken: nothing they say may raise."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hapi.wire import AgentText, Plan, PlanEntry, Reasoning, SlashCommand, ToolCall, ToolResult, Usage, encode
+from hapi.workers.supervisor.acp_events import TEXT_LIMIT, Turn, usage
+
+
+def text(words, kind="agent_message_chunk"):
+    return {"sessionUpdate": kind, "content": {"type": "text", "text": words}}
+
+
+def thought(words):
+    return text(words, "agent_thought_chunk")
+
+
+def tool(call_id="c", /, **fields):
+    return {"sessionUpdate": "tool_call", "toolCallId": call_id, **fields}
+
+
+def plan(*entries):
+    return {"sessionUpdate": "plan", "entries": list(entries)}
+
+
+def played(*updates, end="end_turn"):
+    """The events of a turn, thoughts' blocks by what they say."""
+    turn = Turn()
+    events = [event for update in updates for event in turn.update(update)]
+    return [*events, *turn.finish(end)]
+
+
+def diff(old, new="new"):
+    return [{"type": "diff", "path": "/f", "oldText": old, "newText": new}]
+
+
+CASES = {
+    "nothing": ([], []),
+    "text in pieces": ([text("a"), text("b")], [AgentText("ab")]),
+    "empty pieces": ([text(""), {"sessionUpdate": "agent_message_chunk"}], []),
+    "a link": (
+        [{"sessionUpdate": "agent_message_chunk", "content": {"type": "resource_link", "name": "n", "uri": "u"}}],
+        [AgentText("[n](u)")],
+    ),
+    "an image is passed over": (
+        [{"sessionUpdate": "agent_message_chunk", "content": {"type": "image", "data": "x"}}],
+        [],
+    ),
+    "a call and its end": (
+        [
+            tool(title="ls", kind="execute", rawInput={"command": "ls"}, status="in_progress"),
+            {"sessionUpdate": "tool_call_update", "toolCallId": "c", "status": "completed", "rawOutput": {"x": 1}},
+        ],
+        [ToolCall("c", "ls", {"command": "ls"}, "in_progress", "ls", "execute"), ToolResult("c", {"x": 1})],
+    ),
+    "a call that is over at once": (
+        [tool(title="t", status="failed", content=[{"type": "content", "content": {"type": "text", "text": "no"}}])],
+        [ToolCall("c", "t", {}, title="t"), ToolResult("c", "no", is_error=True)],
+    ),
+    "a call without output": ([tool(title="t", status="completed")], [ToolCall("c", "t", {}, title="t"), ToolResult("c", "done")]),
+    "a call without an id": ([tool(""), {"sessionUpdate": "tool_call"}], []),
+    "a call left open": (
+        [tool(title="t")],
+        [
+            ToolCall("c", "t", {}, title="t"),
+            ToolResult("c", "the agent did not report the end of this call", is_error=True),
+        ],
+    ),
+    "an edit": (
+        [tool(status="completed", content=diff("old"))],
+        [
+            ToolCall("c", "Edit", {"file_path": "/f", "old_string": "old", "new_string": "new"}),
+            ToolResult("c", "done"),
+        ],
+    ),
+    "a new file": (
+        [tool(status="completed", content=diff(None))],
+        [ToolCall("c", "Write", {"file_path": "/f", "content": "new"}), ToolResult("c", "done")],
+    ),
+    "text ends at a call": (
+        [text("a"), tool(title="t", status="completed"), text("b")],
+        [AgentText("a"), ToolCall("c", "t", {}, title="t"), ToolResult("c", "done"), AgentText("b")],
+    ),
+    "a plan": (
+        [plan({"content": "a", "priority": "high", "status": "completed"}, {"content": "b"}, "junk", {"status": "x"})],
+        [Plan([PlanEntry("a", "high", "completed"), PlanEntry("b"), PlanEntry("")])],
+    ),
+    "context": (
+        [{"sessionUpdate": "usage_update", "used": 5, "size": 10}, {"sessionUpdate": "usage_update"}],
+        [Usage(context_tokens=5, context_window=10)],
+    ),
+    "an echo": ([text("me", "user_message_chunk")], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_turns(name):
+    updates, events = CASES[name]
+    assert played(*updates) == events
+
+
+def test_thought_and_text_are_blocks_of_their_own():
+    events = played(thought("a"), thought("b"), text("c"), thought("d"))
+    assert [event.text for event in events] == ["ab", "c", "d"]
+    assert [type(event) for event in events] == [Reasoning, AgentText, Reasoning]
+    assert events[0].block != events[2].block
+
+
+def test_growing_thought_keeps_its_block():
+    turn = Turn()
+    assert turn.thinking is None
+    turn.update(thought("a"))
+    first = turn.thinking
+    turn.update(thought("b"))
+    assert (turn.thinking[0], turn.thinking[1]) == (first[0], "ab")
+    (event,) = turn.finish("end_turn")
+    assert (event.block, turn.thinking) == (first[0], None)
+
+
+def test_generations_do_not_share_blocks():
+    blocks = set()
+    for generation in (1, 2):
+        turn = Turn(generation)
+        turn.update(thought("a"))
+        blocks |= {event.block for event in turn.finish("end_turn")}
+    assert len(blocks) == 2
+
+
+def test_long_text_is_cut_into_blocks_and_nothing_is_lost():
+    events = played(text("x" * (2 * TEXT_LIMIT + 5)))
+    assert [len(event.text) for event in events] == [TEXT_LIMIT, TEXT_LIMIT, 5]
+
+
+@pytest.mark.parametrize(
+    "huge",
+    ["x" * 9_000_000, {"a": ["x" * 9_000_000]}, ["xy" * 1000] * 9_000, {str(n): n for n in range(900_000)}],
+    ids=["text", "inside", "many", "numbers"],
+)
+@pytest.mark.parametrize("where", ["rawInput", "rawOutput"])
+def test_what_a_tool_says_fits_on_the_bus(where, huge):
+    """An event over the wire's limit blocked all that came after it from the hub."""
+    for event in played(tool(title="t", status="completed", **{where: huge})):
+        assert len(encode(event)) < 1_000_000
+
+
+def test_a_cancelled_turn_says_so_of_its_calls():
+    assert played(tool(title="t"), end="cancelled")[-1] == ToolResult("c", "cancelled", is_error=True)
+
+
+def test_permission_is_asked_with_what_is_known_of_the_call():
+    turn = Turn()
+    turn.update(tool(title="ls", kind="execute", rawInput={"command": "ls"}))
+    assert turn.describe({"toolCallId": "c"}) == ("ls", {"command": "ls"}, "execute")
+    assert turn.describe({"toolCallId": "c", "title": "rm", "kind": None}) == ("rm", {"command": "ls"}, "execute")
+    assert turn.describe({}) == ("Tool", {}, None)
+
+
+def test_news_about_the_session():
+    turn = Turn()
+    for kind, fields in {
+        "available_commands_update": {"availableCommands": [{"name": "help", "description": "d"}, {"x": 1}, 5]},
+        "current_mode_update": {"currentModeId": "plan"},
+        "session_info_update": {"title": "Mend"},
+        "config_option_update": {"configOptions": [{"id": "model"}]},
+        "from_the_future": {},
+    }.items():
+        assert turn.update({"sessionUpdate": kind, **fields}) == []
+    assert (turn.commands, turn.mode, turn.title) == ([SlashCommand("help", "d")], "plan", "Mend")
+    assert turn.config_options == [{"id": "model"}]
+    assert turn.unknown == {"from_the_future": 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({}, []),
+        ({"usage": 5}, []),
+        ({"_meta": []}, []),
+        ({"_meta": {"quota": 5}}, []),
+        ({"usage": {"inputTokens": 1, "outputTokens": 2, "totalTokens": 3}}, [(1, 2, 3)]),
+        ({"usage": {"inputTokens": "x"}}, [(0, 0, None)]),
+        ({"_meta": {"quota": {"token_count": {"input_tokens": 4, "output_tokens": 5}}}}, [(4, 5, None)]),
+    ],
+)
+def test_usage(answer, expected):
+    found = usage(answer, "opus")
+    assert [(event.input_tokens, event.output_tokens, event.total_tokens) for event in found] == expected
+    assert all(event.model == "opus" for event in found)
+
+
+def nested(depth):
+    value = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+# each of these raised out of the transport, and with it the whole conversation was over
+BROKEN = {
+    "content is a number": tool(status="completed", content=5),
+    "content is true": tool(status="completed", content=True),
+    "status is a list": tool(status=[]),
+    "status is an object": tool(status={}),
+    "priority is a list": plan({"content": "a", "priority": []}),
+    "step's status is an object": plan({"content": "a", "status": {}}),
+    "a nested input": tool(title="t", rawInput=nested(900)),
+    "a nested output": tool(status="completed", rawOutput=nested(900)),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_updates_do_not_raise(name):
+    for event in played(BROKEN[name], text("after")):
+        encode(event)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.sampled_from(["", "x", "completed"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "name", "path"]), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+KEYS = ("toolCallId", "status", "title", "kind", "content", "rawInput", "rawOutput", "entries", "used", "size",
+        "availableCommands", "currentModeId", "configOptions")  # fmt: skip
+NAMES = ("agent_message_chunk", "agent_thought_chunk", "tool_call", "tool_call_update", "plan", "usage_update",
+         "available_commands_update", "current_mode_update", "session_info_update", "config_option_update")  # fmt: skip
+updates = st.builds(
+    lambda kind, fields: {"sessionUpdate": kind, **fields},
+    st.sampled_from(NAMES) | json_values,
+    st.dictionaries(st.sampled_from(KEYS), json_values, max_size=5),
+)
+
+
+@given(st.lists(updates, max_size=6), json_values)
+def test_whatever_an_agent_says(said, answer):
+    turn = Turn()
+    events = [event for update in said for event in turn.update(update)]
+    name, _, kind = turn.describe(said[0] if said else {})
+    assert isinstance(name, str) and (kind is None or isinstance(kind, str))
+    events += turn.finish("end_turn")
+    events += usage({"usage": answer, "_meta": answer}, None)
+    for event in events:
+        encode(event)
+    calls = {event.call_id for event in events if isinstance(event, ToolCall)}
+    assert {event.call_id for event in events if isinstance(event, ToolResult)} == calls

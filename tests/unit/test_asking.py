@@ -1,0 +1,185 @@
+"""Permission requests: who waits, who answered, and that no one waits for ever."""
+
+import asyncio
+
+import pytest
+
+from hapi.errors import ErrorCode, HapiError
+from hapi.wire import AnswerPermission
+from hapi.workers.supervisor import asking as module
+from hapi.workers.supervisor.acp_events import Turn
+from hapi.workers.supervisor.asking import OUTCOMES_KEPT, Asking
+
+OPTIONS = [{"optionId": kind, "kind": kind} for kind in ("allow_once", "allow_always", "reject_once")]
+
+
+class Desk:
+    """An Asking, its changes counted, and the agent's questions as tasks."""
+
+    def __init__(self):
+        self.changes = 0
+        self.asking = Asking(self._changed)
+        self.turn = Turn()
+        self.tasks = []
+
+    def _changed(self):
+        self.changes += 1
+
+    async def ask(self, call_id="c", **call):
+        params = {"toolCall": {"toolCallId": call_id, "title": "Bash", **call}, "options": OPTIONS}
+        task = asyncio.ensure_future(self.asking.ask(params, self.turn))
+        self.tasks.append(task)
+        await asyncio.sleep(0)
+        return task
+
+
+@pytest.fixture
+async def desk():
+    desk = Desk()
+    yield desk
+    for task in desk.tasks:
+        task.cancel()
+    await asyncio.gather(*desk.tasks, return_exceptions=True)
+
+
+def answer(request_id="c", **changes):
+    return AnswerPermission(**({"request_id": request_id, "approved": True} | changes))
+
+
+async def said(task):
+    """What the agent is told."""
+    outcome = (await asyncio.wait_for(task, 2))["outcome"]
+    return outcome.get("optionId", outcome["outcome"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "option", "status", "decision"),
+    [
+        ({}, "allow_once", "approved", "approved"),
+        ({"approved": False}, "reject_once", "denied", "denied"),
+        ({"decision": "approved_for_session"}, "allow_always", "approved", "approved_for_session"),
+        ({"approved": False, "decision": "abort"}, "cancelled", "denied", "abort"),
+        ({"allow_tools": ["Bash"]}, "allow_always", "approved", "approved_for_session"),
+        ({"approved": False, "allow_tools": ["Bash"]}, "reject_once", "denied", "denied"),
+    ],
+)
+async def test_answers(desk, changes, option, status, decision):
+    task = await desk.ask(kind="execute", rawInput={"command": "ls"})
+    (request,) = desk.asking.open
+    assert (request.request_id, request.tool, request.arguments) == ("c", "Bash", {"command": "ls"})
+    assert desk.changes == 1
+    assert desk.asking.answer(answer(**changes)) == decision
+    assert await said(task) == option
+    (outcome,) = desk.asking.outcomes
+    assert (outcome.request, outcome.status, outcome.decision) == (request, status, decision)
+    assert (desk.asking.open, desk.changes) == ([], 2)
+
+
+@pytest.mark.parametrize("request_id", ["c", "nobody", ""])
+async def test_an_answer_that_nobody_waits_for(desk, request_id):
+    task = await desk.ask()
+    desk.asking.answer(answer())
+    await task
+    with pytest.raises(HapiError) as caught:
+        desk.asking.answer(answer(request_id))
+    assert caught.value.code is ErrorCode.BAD_REQUEST
+    assert len(desk.asking.outcomes) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "option"),
+    [("yolo", "execute", "allow_always"), ("read-only", "read", "allow_once"), ("acceptEdits", "edit", "allow_once")],
+)
+async def test_modes_decide_by_themselves(desk, mode, kind, option):
+    desk.asking.mode = mode
+    assert await said(await desk.ask(kind=kind)) == option
+    assert (desk.asking.open, len(desk.asking.outcomes)) == ([], 1)
+
+
+async def test_allowed_for_the_session_is_not_asked_again(desk):
+    task = await desk.ask("1")
+    desk.asking.answer(answer("1", decision="approved_for_session"))
+    await task
+    assert await said(await desk.ask("2")) == "allow_always"
+    other = await desk.ask("3", title="Edit")
+    assert not other.done()
+
+
+async def test_an_answer_may_change_the_mode(desk):
+    await desk.ask("1")
+    desk.asking.answer(answer("1", mode="yolo"))
+    assert desk.asking.mode == "yolo"
+    assert await said(await desk.ask("2")) == "allow_always"
+
+
+async def test_the_end_of_the_turn_answers_everyone(desk):
+    tasks = [await desk.ask(str(number)) for number in range(3)]
+    desk.asking.cancel_all("Prompt finished")
+    assert [await said(task) for task in tasks] == ["cancelled"] * 3
+    assert [(outcome.status, outcome.reason) for outcome in desk.asking.outcomes] == [
+        ("canceled", "Prompt finished")
+    ] * 3
+    desk.asking.cancel_all("again")
+    assert len(desk.asking.outcomes) == 3
+
+
+async def test_outcomes_are_bounded_and_the_newest_stay(desk):
+    desk.asking.mode = "yolo"
+    for number in range(OUTCOMES_KEPT + 5):
+        await (await desk.ask(str(number)))
+    kept = [outcome.request.request_id for outcome in desk.asking.outcomes]
+    assert kept == [str(number) for number in range(5, OUTCOMES_KEPT + 5)]
+
+
+async def test_the_same_id_again_is_another_request(desk):
+    first, second = await desk.ask("c"), await desk.ask("c")
+    names = [request.request_id for request in desk.asking.open]
+    assert (len(set(names)), names[0]) == (2, "c")
+    desk.asking.answer(answer(names[1], approved=False))
+    assert await said(second) == "reject_once"
+    assert not first.done()
+
+
+async def test_many_of_one_id_in_one_millisecond(desk, monkeypatch):
+    """The third took the place of the second, whose agent then waited for ever."""
+    monkeypatch.setattr(module, "now_ms", lambda: 1)
+    tasks = [await desk.ask("c") for _ in range(4)]
+    assert len(desk.asking.open) == 4
+    desk.asking.cancel_all("over")
+    assert [await said(task) for task in tasks] == ["cancelled"] * 4
+
+
+@pytest.mark.parametrize("settle", ["answer", "cancel_all"])
+async def test_a_question_that_the_agent_took_back(desk, settle):
+    """Its entry stayed, and whoever settled it got an InvalidStateError that ended the supervisor's receiving."""
+    task = await desk.ask()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    if settle == "cancel_all":
+        desk.asking.cancel_all("over")
+    else:
+        try:
+            desk.asking.answer(answer())
+        except HapiError as error:
+            assert error.code is ErrorCode.BAD_REQUEST
+    assert desk.asking.open == []
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"toolCall": None, "options": None},
+        {"toolCall": 5, "options": [5, None, {}]},
+        {"toolCall": {"toolCallId": 5, "kind": []}, "options": []},
+        {"options": {"a": 1}},
+    ],
+)
+async def test_questions_that_make_no_sense(desk, params):
+    """A question without a usable option is answered `cancelled`, whatever a person says; it never raises."""
+    task = asyncio.ensure_future(desk.asking.ask(params, desk.turn))
+    desk.tasks.append(task)
+    await asyncio.sleep(0)
+    (request,) = desk.asking.open
+    desk.asking.answer(answer(request.request_id))
+    assert await said(task) == "cancelled"
