@@ -53,8 +53,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def home_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """`HAPI_HOME` or `~/.hapi`, absolute."""
-    return Path(os.path.abspath(Path(environ.get("HAPI_HOME") or "~/.hapi").expanduser()))
+    """`HAPI_HOME` or `~/.hapi`, absolute. Raises HapiError(bad_configuration) for the home of nobody."""
+    try:
+        return Path(os.path.abspath(Path(environ.get("HAPI_HOME") or "~/.hapi").expanduser()))
+    except RuntimeError as error:
+        raise _bad("HAPI_HOME", f"cannot be resolved: {error}") from None
 
 
 def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -69,7 +72,7 @@ def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.en
     return Config(
         home=home,
         namespace=base_namespace,
-        api_url=_url(reader.text("api_url", "HAPI_API_URL", "apiUrl") or DEFAULT_API_URL),
+        api_url=_url(reader.text("api_url", "HAPI_API_URL", "apiUrl") or DEFAULT_API_URL, reader.sources["api_url"]),
         token=_token(reader.text("token", "CLI_API_TOKEN", "cliApiToken"), base_namespace),
         hostname=reader.text("hostname", "HAPI_HOSTNAME", "hostname") or socket.gethostname(),
         heartbeat_interval_ms=reader.number("heartbeat_interval_ms", "HAPI_RUNNER_HEARTBEAT_INTERVAL", 60_000),
@@ -112,7 +115,7 @@ class _Reader:
         self.sources[name] = variable if value else "default"
         if not value:
             return default
-        if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 86_400_000:
+        if not value.isascii() or not value.isdigit() or len(value) > 8 or not 1 <= int(value) <= 86_400_000:
             raise _bad(variable, f"must be a number of milliseconds from 1 to 86400000, not {value!r}")
         return int(value)
 
@@ -190,10 +193,15 @@ def _token(raw: str | None, chosen: str) -> str | None:
     return base if chosen == DEFAULT_NAMESPACE else f"{base}:{chosen}"
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise _bad("HAPI_API_URL", f"must be an http or https address, not {text!r}")
+def _url(text: str, source: str) -> str:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        where = source if source == "HAPI_API_URL" else f"{source}: apiUrl"
+        raise _bad(where, f"must be an http or https address, not {text!r}")
     return text.rstrip("/")
 
 

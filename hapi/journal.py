@@ -243,7 +243,7 @@ def _frames(data: bytes) -> list[tuple[Entry, int]]:
             break
         try:
             entry = _decoder.decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             break
         at += _FRAME.size + length
         found.append((entry, at))

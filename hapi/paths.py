@@ -44,8 +44,9 @@ class Paths:
 
         Raises HapiError(bad_configuration) when that is impossible, or when the sockets' directory is somebody else's.
         """
-        for directory in (self.home, self.root, self.sessions, self.logs, self.run):
+        for directory in (self.home, self.root, self.sessions, self.logs):
             _make_private(directory)
+        _make_private(self.run, may_be_link=False)
 
 
 def all_namespaces(home: Path) -> list[str]:
@@ -69,12 +70,12 @@ def _socket_directory(root: Path) -> Path:
     return Path(f"/tmp/hapi-{os.getuid()}-{digest}")  # noqa: S108 - owner and mode are checked by make_private
 
 
-def _make_private(directory: Path) -> None:
+def _make_private(directory: Path, *, may_be_link: bool = True) -> None:
     hint = "HAPI_HOME must be a directory of yours that you may write to."
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = directory.lstat()
-        if directory.is_symlink() and directory.name.startswith("hapi-"):
+        if directory.is_symlink() and not may_be_link:
             raise HapiError(ErrorCode.BAD_CONFIGURATION, f"{directory} is a symbolic link.", "Remove it.")
         if status.st_uid != os.getuid():
             raise HapiError(ErrorCode.BAD_CONFIGURATION, f"{directory} belongs to another user.", hint)

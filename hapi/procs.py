@@ -68,7 +68,7 @@ def send_signal(process: ProcessId, number: signal.Signals) -> bool:
 
 def open_pidfd(process: ProcessId) -> int | None:
     """A descriptor that becomes readable when that process ends; None when it is gone or this is not Linux."""
-    if not LINUX:
+    if not LINUX or not is_alive(process):
         return None
     try:
         fd = os.pidfd_open(process.pid)

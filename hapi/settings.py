@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, Any]:
         raise HapiError(ErrorCode.BAD_CONFIGURATION, f"Cannot read {path}: {error.strerror}") from None
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
     if not isinstance(value, dict):
         raise _damaged(path, "it does not hold a JSON object")

@@ -47,7 +47,7 @@ class SessionDirectory:
         """What was asked. Raises HapiError(state_unreadable) for a file that is missing or damaged."""
         try:
             return _spec_decoder.decode(self.spec.read_bytes())
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise HapiError(ErrorCode.STATE_UNREADABLE, f"{self.spec}: {error}") from None
 
     def write_state(self, info: SessionInfo, *, durable: bool = True) -> None:
@@ -58,7 +58,7 @@ class SessionDirectory:
         """The record. Raises HapiError(state_unreadable) for a file that is missing or damaged."""
         try:
             return _state_decoder.decode(self.state.read_bytes())
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise HapiError(ErrorCode.STATE_UNREADABLE, f"{self.state}: {error}") from None
 
     def quarantine_state(self) -> Path:

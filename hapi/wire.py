@@ -18,6 +18,8 @@ from hapi.lifecycle import EndReason, Phase
 
 PROTOCOL = "hapi/1"
 MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_HEADER_BYTES = 4 * 1024
+MAX_ORDER_BYTES = MAX_BODY_BYTES - 64 * 1024  # a spawn travels on inside a Welcome
 MAX_FRAME_BYTES = 64 * 1024 * 1024  # ZeroMQ drops the connection of a peer that sends more
 
 BROKER = "broker"
@@ -692,11 +694,18 @@ def encode(message: Any) -> bytes:
     return data
 
 
+def encode_unlimited(message: Any) -> bytes:
+    """A message as bytes whatever its size, for measuring it."""
+    return _encoder.encode(message)
+
+
 def decode_header(data: bytes) -> Header:
     """Raises HapiError(protocol_mismatch) for anything but a header of this protocol version."""
+    if len(data) > MAX_HEADER_BYTES:
+        raise HapiError(ErrorCode.PROTOCOL_MISMATCH, f"{len(data)} bytes are no {PROTOCOL} header.")
     try:
         return _header_decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         hint = "Both ends must speak the same protocol: hapi runner restart"
         raise HapiError(ErrorCode.PROTOCOL_MISMATCH, f"Not a {PROTOCOL} header: {error}", hint) from None
 

@@ -24,8 +24,10 @@ _NAME_TRIES = 5
 def confine(path: str | Path, roots: Sequence[str]) -> Path:
     """`path` with symbolic links resolved, if it is inside one of `roots` (no roots: anywhere).
 
-    Raises HapiError(outside_workspace_roots). The path need not exist; what exists of it is resolved.
+    Raises HapiError: outside_workspace_roots, or bad_directory for what is no path. The path need not exist; what exists of it is resolved.
     """
+    if "\0" in str(path):
+        raise HapiError(ErrorCode.BAD_DIRECTORY, "A path cannot hold a NUL character.")
     real = Path(os.path.realpath(path))
     if not roots or any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         return real

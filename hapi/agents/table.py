@@ -13,67 +13,11 @@ from typing import Any
 
 import msgspec
 
+from hapi.agents.built_in import BUILT_IN, FLAGS, FLAVORS, Agent
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
 
-FLAVORS = ("agy", "claude", "codex", "copilot", "cursor", "dsh", "grok", "kimi", "opencode", "pi")
-FLAGS = "{flags}"  # where in a command the launch arguments go; at its end when it has no such element
-
 _PUNCTUATION = str.maketrans("._-", "000")
-_SHARED_MODES = ("default", "read-only", "safe-yolo", "yolo")
-
-
-class Flags(msgspec.Struct, frozen=True, kw_only=True):
-    """Command line templates for what is chosen at the start; empty where a program has no such flag."""
-
-    model: tuple[str, ...] = ()
-    effort: tuple[str, ...] = ()
-    modes: dict[str, tuple[str, ...]] = {}
-
-
-class Agent(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent. Over ACP, what `flags` cannot say is set by the config option of the category named here."""
-
-    name: str
-    title: str
-    command: tuple[str, ...] = ()
-    """Its ACP server; empty if it has none, and then `missing` says why it cannot be used."""
-    alternatives: tuple[tuple[str, ...], ...] = ()
-    """Other commands for the same, tried in order when the first is not installed."""
-    terminal: tuple[str, ...] = ()
-    """Its own interface for a terminal; empty if it has none."""
-    native: str = ""
-    """Path below `node_modules` of the program that an npm shim would start as its child."""
-    install: str = ""
-    missing: str = ""
-    override: str = ""
-    """The environment variable that names the executable to use instead."""
-    override_args: str = ""
-    """The one that holds the arguments for it, as a JSON list."""
-    adapter_variable: str = ""
-    """Where the ACP server is an adapter: the variable that tells it which program to adapt."""
-    modes: tuple[str, ...] = ()
-    yolo_mode: str | None = None
-    acp_modes: dict[str, str] = {}
-    """The agent's own mode id for a mode of ours; modes that are not here are kept by answering its questions."""
-    takes_model: bool = True
-    efforts: tuple[str, ...] | None = ()
-    """The levels it knows; None: any word, it is the model's business; (): it takes none."""
-    flags: Flags = Flags()
-    terminal_flags: Flags = Flags()
-    model_option: str = "model"
-    effort_option: str = "thought_level"
-    resume: str = "load"
-    """How it takes up an old conversation: `load` (ACP session/load), or "" if it cannot."""
-    ignores_eof: bool = False
-    """Whether it goes on when its stdin closes, so that a stop need not wait for that."""
-    flavor: bool = True
-    """Whether the hub knows it by this name."""
-    env: dict[str, str] = {}
-    args: tuple[str, ...] = ()
-    default_model: str | None = None
-    default_effort: str | None = None
-    default_mode: str | None = None
 
 
 class _Custom(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
@@ -88,62 +32,6 @@ class _Custom(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     permission_mode: str | None = None
     model: str | None = None
     effort: str | None = None
-
-
-_CLAUDE_MODES = ("default", "acceptEdits", "auto", "bypassPermissions", "plan")
-_DEMO_MODES = ("default", "acceptEdits", "plan", "bypassPermissions")
-_EFFORTS = ("low", "medium", "high", "xhigh", "max")
-_MODEL = ("--model", "{model}")
-_CODEX_TERMINAL_MODES = {
-    "read-only": ("--sandbox", "read-only"),
-    "yolo": ("--dangerously-bypass-approvals-and-sandbox",),
-}
-_NPM = "npm install -g"
-# by its path and isolated: `-m` would import from the session's directory, and find us only where we are installed
-_DEMO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo.py")
-# fmt: off
-_ENTRIES = (
-    Agent(name="claude", title="Claude Code", command=("claude-agent-acp",), alternatives=(("claude-code-acp",),),
-          terminal=("claude",), install=f"{_NPM} @agentclientprotocol/claude-agent-acp",
-          override="HAPI_CLAUDE_PATH", adapter_variable="CLAUDE_CODE_EXECUTABLE",
-          modes=_CLAUDE_MODES, yolo_mode="bypassPermissions", acp_modes={mode: mode for mode in _CLAUDE_MODES},
-          efforts=_EFFORTS,
-          terminal_flags=Flags(model=_MODEL, effort=("--effort", "{effort}"),
-                               modes={mode: ("--permission-mode", mode) for mode in _CLAUDE_MODES})),
-    Agent(name="codex", title="Codex", command=("codex-acp",), terminal=("codex",),
-          native="@zed-industries/codex-acp-{platform}-{arch}/bin/codex-acp",
-          install=f"{_NPM} @zed-industries/codex-acp@0.16.0", modes=_SHARED_MODES, yolo_mode="yolo",
-          acp_modes={"default": "auto", "read-only": "read-only", "safe-yolo": "auto", "yolo": "full-access"},
-          efforts=None, ignores_eof=True,
-          terminal_flags=Flags(model=_MODEL, effort=("-c", "model_reasoning_effort={effort}"),
-                               modes=_CODEX_TERMINAL_MODES)),
-    Agent(name="cursor", title="Cursor", command=("agent", FLAGS, "acp"), terminal=("agent",),
-          install="see cursor.com/cli", modes=("default", "plan", "ask", "debug", "autoReview", "yolo"),
-          yolo_mode="yolo", acp_modes={"default": "agent", "plan": "plan", "ask": "ask"},
-          flags=Flags(model=_MODEL, modes={"autoReview": ("--auto-review",)}), terminal_flags=Flags(model=_MODEL)),
-    Agent(name="grok", title="Grok", command=("grok", "agent", FLAGS, "stdio"), terminal=("grok",),
-          install="see x.ai", modes=("default", "auto", "plan", "bypassPermissions"),
-          yolo_mode="bypassPermissions", efforts=None,
-          flags=Flags(model=_MODEL, effort=("--reasoning-effort", "{effort}"))),
-    Agent(name="kimi", title="Kimi", command=("kimi", "acp"), terminal=("kimi",), install="uv tool install kimi-cli",
-          modes=_SHARED_MODES, yolo_mode="yolo"),
-    Agent(name="copilot", title="GitHub Copilot", command=("copilot", "--acp", "--stdio"), terminal=("copilot",),
-          install=f"{_NPM} @github/copilot", override="COPILOT_CLI_PATH", modes=_SHARED_MODES, yolo_mode="yolo"),
-    Agent(name="opencode", title="OpenCode", command=("opencode", "acp"), terminal=("opencode",),
-          install=f"{_NPM} opencode-ai", modes=("default", "plan", "yolo"), yolo_mode="yolo",
-          acp_modes={"default": "build", "plan": "plan", "yolo": "build"}, efforts=None),
-    Agent(name="dsh", title="dsh", command=("dsh-acp-demo",), install="or name it in HAPI_DSH_ACP_COMMAND",
-          override="HAPI_DSH_ACP_COMMAND", override_args="HAPI_DSH_ACP_ARGS_JSON", takes_model=False, resume=""),
-    Agent(name="pi", title="pi", command=("pi-acp",), terminal=("pi",), install=f"{_NPM} pi-acp",
-          efforts=("off", "minimal", *_EFFORTS)),
-    Agent(name="agy", title="Antigravity", terminal=("agy",), missing="it does not speak ACP",
-          modes=("request-review", "always-proceed"), yolo_mode="always-proceed"),
-    Agent(name="demo", title="Demo", command=(sys.executable, "-IS", _DEMO), flavor=False,
-          modes=_DEMO_MODES, yolo_mode="bypassPermissions", acp_modes={mode: mode for mode in _DEMO_MODES},
-          efforts=("low", "medium", "high")),
-)
-# fmt: on
-BUILT_IN = {agent.name: agent for agent in _ENTRIES}
 
 
 def names(config: Config) -> list[str]:

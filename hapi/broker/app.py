@@ -20,6 +20,7 @@ from hapi.broker.nursery import Nursery
 from hapi.broker.peers import may_route
 from hapi.broker.processes import WorkerLife
 from hapi.broker.reattach import scan
+from hapi.broker.signals import QUIT_SIGNALS, Signals
 from hapi.broker.transport import Transport
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
@@ -29,7 +30,6 @@ from hapi.workers.orders import Exited, Forked, ForkFailed
 BATCH = 256
 LONGEST_POLL_S = 5.0
 EXIT_RESTART = 75  # sysexits' EX_TEMPFAIL: not a success, so that `Restart=on-failure` acts
-_QUIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class App:
         self._nursery: Nursery | None = None
         self._watched: dict[int, str] = {}
         self._poller = zmq.Poller()
-        self._signals, self._signals_write = os.pipe()
+        self._signals = Signals()
         self._forks_waiting: list[str] = []
         self._done = False
         self._restart = False
@@ -67,8 +67,7 @@ class App:
 
         Returns 0, or EXIT_RESTART when the service manager is asked to start us again.
         """
-        self._catch_signals()
-        for source in (self.transport.control, self.transport.bus, self._signals):
+        for source in (self.transport.control, self.transport.bus, self._signals.fd):
             self._poller.register(source, zmq.POLLIN)
         now = clock.monotonic()
         self._carry_out(self.core.adopt(scan(self.paths.sessions), now, clock.now_ms()))
@@ -89,7 +88,7 @@ class App:
             self._serve_bus()
         if self._nursery is not None and self._nursery.pipe.fileno() in ready:
             self._serve_nursery()
-        if self._signals in ready:
+        if self._signals.fd in ready:
             self._serve_signals()
         for fd in [fd for fd in self._watched if fd in ready]:
             self._worker_died(self._watched[fd])
@@ -101,7 +100,9 @@ class App:
 
     def _poll_ms(self) -> int:
         now = clock.monotonic()
-        times = [worker.start_at for worker in self.workers.values() if worker.start_at is not None]
+        waiting = ["nursery"] if self._nursery is None else list(self.workers)
+        starts = [] if self.core.stopping else [self.workers[name].start_at for name in waiting]
+        times = [at for at in starts if at is not None]
         deadline = self.core.next_deadline()
         times += [] if deadline is None else [deadline]
         wait = min([LONGEST_POLL_S, *(at - now for at in times)])
@@ -114,6 +115,13 @@ class App:
             except zmq.Again:
                 return
             self._take_request(frames)
+
+    def _serve_signals(self) -> None:
+        received = self._signals.received()
+        if received & QUIT_SIGNALS:
+            self._carry_out(self.core.stop_runner("os-signal", clock.monotonic()))
+        if self._nursery is not None:
+            self._nursery.reap()
 
     def _take_request(self, frames: list[bytes]) -> None:
         to = ReplyTo("control", frames[0], wire.CLI, 0)
@@ -307,7 +315,7 @@ class App:
                 self.workers[news.kind].died(clock.monotonic())
             case ForkFailed():
                 failed = wire.Failure(ErrorCode.AT_CAPACITY.value, f"Cannot start a process: {news.error}")
-                self._carry_out(list(self.core.spawns.settle(news.name, failed)))
+                self._carry_out(self.core.never_started(news.name, failed))
             case Exited() if news.kind in self.workers:
                 if self.workers[news.kind].pid == news.pid:
                     self._worker_died(news.kind)
@@ -352,6 +360,8 @@ class App:
         nursery.close()
         nursery.reap()
         self._nursery = None
+        for name in ("hub", "reaper"):
+            self.workers[name].order_lost(clock.monotonic())
         delay = self.workers["nursery"].died(clock.monotonic())
         logger.warning("nursery (pid %d) ended; started again in %.1f s", nursery.pid, delay)
         self._carry_out(self.core.nursery_lost())
@@ -378,22 +388,6 @@ class App:
             self._nursery.close()
             self._nursery.wait(1.0)
         logger.info("stopped; %d sessions live on", len(self.core.sessions.live))
-
-    # ------------------------------------------------------------------------------------------------- signals
-
-    def _catch_signals(self) -> None:
-        for fd in (self._signals, self._signals_write):
-            os.set_blocking(fd, False)
-        signal.set_wakeup_fd(self._signals_write, warn_on_full_buffer=False)
-        for number in (*_QUIT_SIGNALS, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
-
-    def _serve_signals(self) -> None:
-        received = set(os.read(self._signals, 4096))
-        if received & {int(number) for number in _QUIT_SIGNALS}:
-            self._carry_out(self.core.stop_runner("os-signal", clock.monotonic()))
-        if int(signal.SIGCHLD) in received and self._nursery is not None:
-            self._nursery.reap()
 
 
 def title(namespace: str) -> str:

@@ -13,16 +13,17 @@ import msgspec
 
 from hapi import wire
 from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, ReplyTo, Send, WriteReport
-from hapi.broker.peers import Peer, Peers, may_tell_broker, role
+from hapi.broker.peers import Peer, Peers, about_itself, may_tell_broker, role
 from hapi.broker.reattach import Facts, Record, Verdict, verdict
+from hapi.broker.relays import Relays
 from hapi.broker.sessions import Sessions
 from hapi.broker.spawns import Spawns, Stops
 from hapi.errors import ErrorCode, HapiError
+from hapi.ids import session_id as canonical
 from hapi.lifecycle import READY, EndReason, Phase
 
 SHUTDOWN_DEADLINE_S = 3.0
 ADOPTION_GRACE_S = 5.0
-RELAY_DEADLINE_S = 8.0
 RESTART_SOURCE = "hapi-app"  # the web's button means: stop, and let the service manager start a new one
 
 logger = logging.getLogger(__name__)
@@ -59,8 +60,7 @@ class Core:
         self._stop_waiters: list[ReplyTo] = []
         self._stop_deadline: float | None = None
         self._restart = False
-        self._relays: dict[int, tuple[ReplyTo, float]] = {}
-        self._last_relay = 1
+        self.relays = Relays()
 
     @property
     def stopping(self) -> bool:
@@ -139,6 +139,10 @@ class Core:
     def _spawn(self, to: ReplyTo, order: wire.Spawn, now: float) -> list[Effect]:
         if self.stopping:
             raise HapiError(ErrorCode.SHUTTING_DOWN, "The runner is stopping.", "Start it again: hapi runner start")
+        if canonical(order.session_id) != order.session_id:
+            raise HapiError(ErrorCode.BAD_REQUEST, "A session id is a uuid in lower case.")
+        if len(wire.encode(order)) > wire.MAX_ORDER_BYTES:
+            raise HapiError(ErrorCode.TOO_LARGE, "The order is too large; its environment perhaps.")
         live = self.sessions.live.get(order.session_id)
         if live is not None and order.session_id not in self.spawns.pending:
             return [Answer(to, wire.Spawned(live, existing=True))]
@@ -173,9 +177,7 @@ class Core:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {info.session_id} has ended.", "Spawn a new one.")
         if peer is None:
             raise HapiError(ErrorCode.TIMEOUT, "The session's supervisor does not answer at the moment.", "Try again.")
-        self._last_relay += 1
-        self._relays[self._last_relay] = (to, now + RELAY_DEADLINE_S)
-        return [Send(peer.identity, peer.name, body, request=self._last_relay)]
+        return [self.relays.begin(to, peer, body, now)]
 
     def stop_runner(self, source: str, now: float, to: ReplyTo | None = None) -> list[Effect]:
         """Say goodbye to the hub, then quit; at most SHUTDOWN_DEADLINE_S. Sessions live on. May be asked again."""
@@ -199,7 +201,8 @@ class Core:
             ErrorCode.SHUTTING_DOWN.value, "The runner stopped.", "Start it again: hapi runner start"
         )
         starting = [answer for key in list(self.spawns.pending) for answer in self.spawns.settle(key, stopped)]
-        return [*answers, *starting, Quit(self._restart)]
+        rest = [*starting, *self.stops.end_all(stopped), *self.relays.end_all(stopped)]
+        return [*answers, *rest, Quit(self._restart)]
 
     # -------------------------------------------------------------------------------------------- peers
 
@@ -279,8 +282,14 @@ class Core:
             return []  # the reaper cleans up and reports
         hint = "nursery.log has the reason: hapi runner logs --worker nursery"
         failed = wire.Failure(ErrorCode.INTERNAL.value, f"The supervisor ended before it was ready ({code}).", hint)
+        return self.never_started(session_id, failed)
+
+    def never_started(self, session_id: str, failed: wire.Failure) -> list[Effect]:
+        """A spawn came to nothing; a stop that waited for it has nothing left to stop."""
+        spawn = self.spawns.pending.get(session_id)
         gone = wire.SessionStopped("stopped", session_id, "before_start")
-        return [*self.spawns.settle(session_id, failed), *self.stops.settle(gone)]
+        stopped = self.stops.settle(gone) if spawn is not None and spawn.stopped else []
+        return [*self.spawns.settle(session_id, failed), *stopped]
 
     def nursery_lost(self) -> list[Effect]:
         """The nursery died: forks that were on order may never come; late ones will be turned away."""
@@ -288,7 +297,7 @@ class Core:
         failed = wire.Failure(
             ErrorCode.INTERNAL.value, "The nursery died while the session was starting.", "Try again."
         )
-        return [answer for key in waiting for answer in self.spawns.settle(key, failed)]
+        return [answer for key in waiting for answer in self.never_started(key, failed)]
 
     def warnings(self) -> list[str]:
         """What a person should know, for `hapi runner status`."""
@@ -311,10 +320,11 @@ class Core:
         """A message for the broker itself from a known peer."""
         peer = self.peers.by_identity[identity]
         peer.last_seen = now
-        if not may_tell_broker(peer.name, body) or header.sender != peer.name:
+        if header.sender != peer.name or not may_tell_broker(peer.name, body) or not about_itself(peer.name, body):
             return self._wrong_role(identity, peer, header, body)
-        if header.reply and header.request in self._relays:
-            return [Answer(self._relays.pop(header.request)[0], body)]
+        relayed = self.relays.answered(peer.name, header.request, body) if header.reply else None
+        if relayed is not None:
+            return list(relayed)
         if isinstance(body, wire.Spawn | wire.StopSession | wire.StopRunner):
             return self.request(ReplyTo("bus", identity, header.sender, header.request), body, now)
         return self._take_news(peer, body, now_ms)
@@ -394,15 +404,13 @@ class Core:
         effects: list[Effect] = []
         for session_id in self.spawns.overdue(now):
             late = wire.Failure(ErrorCode.AGENT_TIMEOUT.value, "The session did not become ready in time.")
-            effects += self.spawns.settle(session_id, late)
+            effects += self.never_started(session_id, late)
             effects += self._tell(wire.session_peer(session_id), wire.Refused("it came too late"))
         for session_id in self.stops.overdue(now):
             info = self.sessions.live.get(session_id)
             survivors = [] if info is None else _pids(info)
             effects += self.stops.settle(wire.SessionStopped("still_alive", session_id, survivors=survivors))
-        for number in [number for number, (_, deadline) in self._relays.items() if now >= deadline]:
-            silent = wire.Failure(ErrorCode.TIMEOUT.value, "The session does not answer.", "hapi doctor")
-            effects.append(Answer(self._relays.pop(number)[0], silent))
+        effects += self.relays.overdue(now)
         if self._unheard and now >= self._grace_ends:
             for session_id, facts in list(self._unheard.items()):
                 self._unheard[session_id] = msgspec.structs.replace(facts, grace_over=True)
@@ -415,7 +423,7 @@ class Core:
         """When `tick` has something to do; None when nothing is due at all."""
         times = [spawn.deadline for spawn in self.spawns.pending.values()]
         times += [stop.deadline for stop in self.stops.pending.values()]
-        times += [deadline for _, deadline in self._relays.values()]
+        times += self.relays.deadlines()
         times += [self._grace_ends] if self._unheard else []
         times += [] if self._stop_deadline is None else [self._stop_deadline]
         return min(times, default=None)

@@ -33,6 +33,18 @@ def may_tell_broker(sender: str, body: Any) -> bool:
     return isinstance(body, _BROKER_TAKES.get(role(sender), ()))
 
 
+def about_itself(sender: str, body: Any) -> bool:
+    """Whether a supervisor's news are about its own session; other peers' messages always are."""
+    if role(sender) != "session":
+        return True
+    match body:
+        case wire.SessionChanged():
+            return wire.session_peer(body.info.session_id) == sender
+        case wire.SpawnFailed() | wire.SessionStopped():
+            return wire.session_peer(body.session_id) == sender
+    return True
+
+
 class Peer(msgspec.Struct):
     """A connected worker. `last_seen` is monotonic seconds."""
 
@@ -51,8 +63,11 @@ class Peers:
         self.routes: dict[str, bytes] = {}
 
     def add(self, peer: Peer) -> None:
-        """Register `peer`; an older connection under its name is forgotten."""
+        """Register `peer`; an older connection under its name, or another name of its connection, is forgotten."""
         self.remove(peer.name)
+        renamed = self.by_identity.get(peer.identity)
+        if renamed is not None:
+            self.remove(renamed.name)
         self.by_identity[peer.identity] = peer
         self.routes[peer.name] = peer.identity
 

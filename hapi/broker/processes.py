@@ -30,6 +30,11 @@ class WorkerLife:
         self.pid = pid
         self.start_at = None
 
+    def order_lost(self, now: float) -> None:
+        """Whoever was to start it is gone: it is due again, unless it runs."""
+        if self.pid == 0 and self.start_at is None:
+            self.start_at = now
+
     def died(self, now: float) -> float:
         """It ended unasked; returns the delay in seconds after which it is due again."""
         self.pid = 0

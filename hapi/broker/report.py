@@ -43,7 +43,7 @@ def set_aside_if_damaged(path: Path) -> str | None:
         msgspec.json.decode(path.read_bytes(), type=dict)
     except FileNotFoundError:
         return None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         said = f"{path.name} was damaged; it is kept as {quarantine(path).name} and written anew"
         logger.warning(said)
         return said

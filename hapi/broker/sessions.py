@@ -62,7 +62,7 @@ class Sessions:
 
 def _matches(sessions: list[SessionInfo], text: str) -> list[SessionInfo]:
     if text.startswith("pid-"):
-        return [info for info in sessions if text[4:] in {_pid(info.supervisor), _pid(info.agent_process)}]
+        return [info for info in sessions if text[4:] and text[4:] in {_pid(info.supervisor), _pid(info.agent_process)}]
     if len(text) < _SHORTEST_PREFIX:
         return []
     return [info for info in sessions if info.session_id.startswith(text)]

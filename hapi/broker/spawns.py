@@ -83,5 +83,10 @@ class Stops:
         found = self.pending.pop(result.session_id, None)
         return [] if found is None else [Answer(waiter, result) for waiter in found.waiters]
 
+    def end_all(self, failure: wire.Failure) -> list[Answer]:
+        """The runner goes: nobody is left to tell how these stops end."""
+        pending, self.pending = self.pending, {}
+        return [Answer(waiter, failure) for stop in pending.values() for waiter in stop.waiters]
+
     def overdue(self, now: float) -> list[str]:
         return [session_id for session_id, stop in self.pending.items() if now >= stop.deadline]

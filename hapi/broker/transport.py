@@ -33,8 +33,13 @@ class Transport:
         self._context.term()
 
     def send(self, identity: bytes, to: str, body: Any, request: int = 0) -> None:
-        """A message of the broker's own to a worker."""
-        self.forward(identity, wire.encode(wire.Header(to, wire.BROKER, request)), wire.encode(body))
+        """A message of the broker's own to a worker; one that is too large is counted and not sent."""
+        try:
+            data = wire.encode(body)
+        except HapiError:
+            self._counters["too_large"] += 1
+            return
+        self.forward(identity, wire.encode(wire.Header(to, wire.BROKER, request)), data)
 
     def forward(self, identity: bytes, header: bytes, body: bytes) -> bool:
         """Pass frames on to a worker; False (and counted) when it is gone or its queue is full."""

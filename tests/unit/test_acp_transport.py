@@ -140,6 +140,10 @@ async def test_an_agent_that_does_not_read_holds_us_back_without_a_mix_up(agent)
 async def test_sending_to_an_agent_that_is_gone_is_an_oserror(agent):
     os.close(agent.stdin)
     agent.stdin = None
-    with pytest.raises(OSError, match=r"Broken pipe|Connection lost|closed"):
+
+    async def send_much():
         for _ in range(20):
             await agent.transport.send({"x": "y" * 100_000})
+
+    with pytest.raises(OSError, match=r"Broken pipe|Connection lost|closed"):
+        await send_much()

@@ -156,7 +156,7 @@ def test_a_damaged_file_is_refused_and_left_alone(load, home, content):
 
 
 def test_a_damaged_file_of_a_namespace_is_refused_too(load):
-    with pytest.raises(HapiError, match="namespaces/work/settings.json"):
+    with pytest.raises(HapiError, match=r"namespaces/work/settings\.json"):
         load(option="work", work="{")
 
 

@@ -164,6 +164,7 @@ def test_who_asks_whether_it_is_locked_does_not_keep_others_out(tmp_path):
     with path.open() as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)  # as is_locked does between its flock and its close
         lock = FileLock(path)
+        threading.Timer(0.01, lambda: fcntl.flock(asking, fcntl.LOCK_UN)).start()
         taken = lock.acquire()
     lock.release()
     assert taken

@@ -59,11 +59,18 @@ def test_what_cannot_be_a_file(path, kind):
     assert caught.value.code is ErrorCode.BAD_CONFIGURATION
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from hapi import settings
+for number in range(10):
+    settings.update(Path(sys.argv[1]), {f"{sys.argv[2]}-{number}": number})
+"""
+
+
 def test_writers_at_the_same_time_lose_nothing(path):
-    script = "import sys; from pathlib import Path; from hapi import settings\n" \
-             "for n in range(10): settings.update(Path(sys.argv[1]), {f'{sys.argv[2]}-{n}': n})"  # fmt: skip
     writers = [
-        subprocess.Popen([sys.executable, "-c", script, path, str(number)], env={"PYTHONPATH": str(ROOT)})
+        subprocess.Popen([sys.executable, "-c", WRITER, path, str(number)], env={"PYTHONPATH": str(ROOT)})
         for number in range(4)
     ]
     assert [writer.wait(20) for writer in writers] == [0] * 4

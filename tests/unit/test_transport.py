@@ -21,9 +21,10 @@ import zmq
 
 from hapi import clock, journal, procs, wire
 from hapi.broker.app import App
+from hapi.broker.core import Core, CoreSettings
 from hapi.broker.effects import ReplyTo
+from hapi.broker.processes import WorkerLife
 from hapi.broker.transport import Transport
-from hapi.config import load
 from hapi.ids import new_session_id
 from hapi.lifecycle import Phase
 from hapi.paths import Paths
@@ -42,11 +43,15 @@ def in_time(work, seconds=5.0):
     assert not thread.is_alive(), f"{work} hangs"
 
 
-def cmdline(pid):
-    try:
-        return psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return []
+def using(home):
+    """Processes of a runner that have a file open below `home`."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any("hapi" in word for word in process.cmdline()[:3]) and process.pid != os.getpid():
+                opened = [file.path for file in process.open_files()]
+                found += [procs.identity(process.pid)] if any(path.startswith(f"{home}/") for path in opened) else []
+    return [who for who in found if who is not None]
 
 
 class Peer:
@@ -154,14 +159,12 @@ class Broker:
                 assert self.process.wait(8) == 0
                 until(lambda: not any(map(procs.is_alive, family)), 5, "the family is gone")
         finally:
-            for lock in self.paths.sessions.glob("*/lock"):  # supervisors that only the disk still knows of
-                pid = int(lock.read_text() or 0)
-                if any("hapi" in word for word in cmdline(pid)):
-                    self._remember(procs.identity(pid))
+            self.process.kill()
+            self._remember(*using(self.home))  # what only the disk still knows of: the broker may have crashed
             for process in self.ours.values():
                 procs.send_signal(process, signal.SIGKILL)
-            self.process.kill()
             self.process.wait(5)
+            until(lambda: not using(self.home), 5, "nobody uses the home")
             self.context.destroy(linger=0)
             shutil.rmtree(self.home, ignore_errors=True)
 
@@ -666,15 +669,13 @@ def test_an_answer_too_large_becomes_a_failure(place):
 
 
 @pytest.fixture
-def app(place):
-    """A broker's App that is not running."""
-    config = load(environ={"HAPI_HOME": str(place)})
-    config.paths.make_private()
-    app = App(config, [], [])
-    yield app
-    in_time(app.transport.close)
-    for fd in (app._lifeline, app._lifeline_read, app._signals, app._signals_write):
-        os.close(fd)
+def app():
+    """What an App decides by; without its sockets and signals, which are the process's."""
+    app = App.__new__(App)
+    app.core = Core(CoreSettings(instance="", version="", ready_timeout_s=1, workspace_roots=[]))
+    app.workers = {name: WorkerLife(name) for name in ("nursery", "hub", "reaper")}
+    app._nursery = None
+    return app
 
 
 @pytest.mark.parametrize("name", ["hub", "reaper"])
@@ -691,5 +692,5 @@ def test_the_loop_wakes_for_what_is_due_first(app):
     for worker in app.workers.values():
         worker.started(1)
     assert app._poll_ms() == 5001
-    app.workers["hub"].start_at = clock.monotonic() + 0.5
+    app.workers["nursery"].start_at = clock.monotonic() + 0.5
     assert 300 < app._poll_ms() <= 501

@@ -86,7 +86,7 @@ class Turn:
     def describe(self, call: dict[str, Any]) -> tuple[str, Any, str | None]:
         """(name, input, kind) of a tool call as far as it is known; agents ask permission with bare ids too."""
         merged = {**self._tools.get(str(call.get("toolCallId")), {}), **_present(call)}
-        return _tool_name(merged), clipped(_tool_input(merged)), merged.get("kind")
+        return _tool_name(merged), clipped(_tool_input(merged)), _string(merged.get("kind"))
 
     def _chunk(self, block: list[str], update: dict[str, Any], other: list[str]) -> list[Event]:
         events = self.flush() if other else []
@@ -101,7 +101,7 @@ class Turn:
             self.unknown["tool_call without id"] += 1
             return []
         merged = {**self._tools.get(call_id, {}), **_present(update)}
-        status = merged.get("status")
+        status = _string(merged.get("status"))
         if status in _FINAL:
             known = self._tools.pop(call_id, None)
             started: list[Event] = [] if known is not None else [_tool_call(call_id, merged)]
@@ -164,8 +164,11 @@ def clipped(value: Any) -> Any:
 
     The hub keeps 49,152 characters of a text at most (its protocol, §9); what is over TOTAL_LIMIT in all becomes text.
     """
-    small = _clipped_texts(value)
-    encoded = msgspec.json.encode(small)
+    try:
+        small = _clipped_texts(value)
+        encoded = msgspec.json.encode(small)
+    except RecursionError:
+        return "… nested too deeply to show …"
     return small if len(encoded) <= TOTAL_LIMIT else _clipped_text(encoded.decode(errors="replace"))
 
 
@@ -220,7 +223,8 @@ def _output(call: dict[str, Any]) -> Any:
     if call.get("rawOutput") is not None:
         return call["rawOutput"]
     content = call.get("content")
-    parts = [_text_of(item.get("content")) for item in content if isinstance(item, dict)] if content else []
+    items = content if isinstance(content, list) else []
+    parts = [_text_of(item.get("content")) for item in items if isinstance(item, dict)]
     return "\n".join(part for part in parts if part) or "done"
 
 
@@ -237,8 +241,8 @@ def _plan(entries: Any) -> list[PlanEntry]:
     return [
         PlanEntry(
             str(entry.get("content") or ""),
-            entry["priority"] if entry.get("priority") in _PRIORITIES else "medium",
-            entry["status"] if entry.get("status") in _STATUSES else "pending",
+            entry["priority"] if _string(entry.get("priority")) in _PRIORITIES else "medium",
+            entry["status"] if _string(entry.get("status")) in _STATUSES else "pending",
         )
         for entry in found
     ]

@@ -59,7 +59,7 @@ class AgentTransport:
     def _parse(self, line: bytes) -> dict[str, Any] | None:
         try:
             message = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             if line.strip():
                 self.counters["lines_not_json"] += 1
             return None

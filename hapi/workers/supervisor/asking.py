@@ -60,7 +60,8 @@ class Asking:
         if answer.mode is not None:
             self.mode = answer.mode
         self._settle(request, decision, mode=answer.mode)
-        waiting.set_result(decision)
+        if not waiting.done():
+            waiting.set_result(decision)
         return decision
 
     def cancel_all(self, reason: str) -> None:
@@ -68,13 +69,17 @@ class Asking:
         waiting, self._waiting = self._waiting, {}
         for request, future in waiting.values():
             self._settle(request, "abort", reason=reason)
-            future.set_result("abort")
+            if not future.done():
+                future.set_result("abort")
 
     async def _wait(self, request: PermissionRequest) -> Decision:
         waiting: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         self._waiting[request.request_id] = (request, waiting)
         self._changed()
-        return await waiting
+        try:
+            return await waiting
+        finally:  # the agent may take its question back
+            self._waiting.pop(request.request_id, None)
 
     def _settle(
         self, request: PermissionRequest, decision: Decision, mode: str | None = None, reason: str | None = None
@@ -96,4 +101,5 @@ class Asking:
 
     def _free_id(self, wanted: str) -> str:
         taken = {*self._waiting, *(outcome.request.request_id for outcome in self.outcomes)}
-        return wanted if wanted not in taken else f"{wanted}#{now_ms()}"
+        candidates = (wanted, *(f"{wanted}#{number}" for number in range(2, len(taken) + 3)))
+        return next(candidate for candidate in candidates if candidate not in taken)

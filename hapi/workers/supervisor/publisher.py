@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 
@@ -47,7 +48,11 @@ class Publisher:
             self._loop.call_soon(self._send_snapshot)
 
     def emit(self, event: wire.Event) -> None:
-        """Put an event on record and on its way. Raises OSError when the journal cannot be written."""
+        """Put an event on record and on its way. Raises OSError when the journal cannot be written, or for an event
+        that no message could hold.
+        """
+        if len(wire.encode_unlimited(event)) > wire.MAX_ORDER_BYTES:
+            raise OSError(errno.EMSGSIZE, "the event is too large for the bus")
         self._journal.emit(event, now_ms())
         self._all_delivered.clear()
         self._loop.call_soon(self._pump)
@@ -90,7 +95,7 @@ class Publisher:
         batch: list[wire.NumberedEvent] = []
         size = 0
         for event in unconfirmed.values():
-            size += len(wire.encode(event))
+            size += len(wire.encode_unlimited(event))
             if batch and (len(batch) >= WINDOW or size > WINDOW_BYTES):
                 break
             batch.append(event)

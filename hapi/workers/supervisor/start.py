@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hapi import wire, workspace
 from hapi.agents import table
+from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.errors import HapiError
@@ -89,7 +90,7 @@ class Starter:
             raise
         return started
 
-    def _argv(self, agent: table.Agent, order: wire.Spawn) -> list[str]:
+    def _argv(self, agent: Agent, order: wire.Spawn) -> list[str]:
         flags = table.launch_arguments(
             agent,
             model=order.model,
@@ -114,7 +115,7 @@ class Starter:
             path = workspace.confine(started.worktree.worktree_path, self._roots)
         started.info.directory = str(path)
 
-    async def _launch(self, started: Started, agent: table.Agent, argv: list[str]) -> None:
+    async def _launch(self, started: Started, agent: Agent, argv: list[str]) -> None:
         base = self._base(started.order)
         extra = table.environment(agent, base.get("PATH"), base)
         environment = agent_environment(base, started.info.session_id, extra, started.worktree)
@@ -124,7 +125,7 @@ class Starter:
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, process.reap)
         process.reap()  # it may have ended before we listened
 
-    async def _open(self, started: Started, agent: table.Agent, deadline: float) -> None:
+    async def _open(self, started: Started, agent: Agent, deadline: float) -> None:
         from hapi.workers.supervisor.acp_driver import AcpDriver
 
         order, info = started.order, started.info
@@ -141,7 +142,7 @@ class Starter:
         started.ignores_eof = agent.ignores_eof
         await self._apply_options(started, agent)
 
-    async def _apply_options(self, started: Started, agent: table.Agent) -> None:
+    async def _apply_options(self, started: Started, agent: Agent) -> None:
         """What the command line could not say. A refusal is a note in the chat, not the end of the session."""
         order, info, driver = started.order, started.info, started.driver
         mode = table.permission_mode(agent, order.permission_mode, yolo=order.yolo)
