@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from hapi import procs
+from tests.conftest import skip_or_fail
 from tests.support.git import git
-from tests.support.hub import OfficialHub, WebClient, WebError
+from tests.support.hub import OfficialHub, WebClient, WebError, find_hub, free_port
 from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
 
@@ -39,6 +41,14 @@ def texts(web: WebClient, session: str, kind: str = "message") -> list[str]:
     """What the web shows of the agent: its texts."""
     contents = [row["content"]["content"] for row in web.messages(session) if row["content"]["role"] == "agent"]
     return [c["data"]["message"] for c in contents if c.get("type") == "codex" and c["data"]["type"] == kind]
+
+
+def web_client(url: str, token: str) -> WebClient | None:
+    """A logged-in web client; None while the hub is not there yet."""
+    try:
+        return WebClient(url, token)
+    except OSError:
+        return None
 
 
 def kinds(web: WebClient, session: str) -> set[str]:
@@ -328,6 +338,49 @@ class TestEndings:
         after = online.sessions()[0]
         assert (after["pid"], after["agentPid"]) == (before["pid"], before["agentPid"])
         assert len([t for t in texts(web, session) if "runner was away" in t]) == 1
+
+
+class TestOurOwnHubCommands:
+    def test_auth_login_status_logout(self, shared_hub: OfficialHub, runner: Runner) -> None:
+        login = ("auth", "login", "--url", shared_hub.url, "--token-stdin")
+        refused = runner.hapi(*login, input="wrong-token-4711\n")
+        assert refused.code == 1
+        assert "4711" not in refused.out + refused.err
+        accepted = runner.hapi(*login, input=f"{shared_hub.token}\n", check=0)
+        shown = runner.hapi("auth", "status", check=0)
+        assert shared_hub.token not in accepted.out + accepted.err + shown.out + shown.err
+        assert json.loads((runner.home / "settings.json").read_text())["cliApiToken"] == shared_hub.token
+        runner.start()
+        until(lambda: runner.status()["hub"]["online"], 10, "online with the token just saved")
+        runner.hapi("auth", "logout", check=0)
+        assert "cliApiToken" not in json.loads((runner.home / "settings.json").read_text())
+
+    def test_hapi_hub_runs_the_official_hub_with_our_settings(self, runner: Runner) -> None:
+        if find_hub() is None:
+            skip_or_fail("hub", "the official hub is not installed: make setup")
+        port = free_port()
+        runner.settings(cliApiToken="a-token-of-ours-12345", apiUrl=f"http://127.0.0.1:{port}")
+        environment = runner.environment | {"HAPI_HUB_BIN": str(find_hub())}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hapi", "hub"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            web = until(lambda: web_client(url, "a-token-of-ours-12345"), 20, "the hub takes our token")
+            runner.start()
+            assert runner.wait_online(web)
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(10)
+
+    def test_host_name_and_extra_headers(self, online: Runner, web: WebClient) -> None:
+        online.environment |= {"HAPI_HOSTNAME": "my-laptop", "HAPI_EXTRA_HEADERS_JSON": '{"X-Proxy": "secret-9"}'}
+        online.start()
+        assert online.wait_online(web)["metadata"]["host"] == "my-laptop"
 
 
 class TestHubTroubles:

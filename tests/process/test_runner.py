@@ -154,6 +154,26 @@ class TestStop:
         assert refused.json["error"]["code"] == "outside_workspace_roots"
 
 
+class TestHeartbeat:
+    def test_every_interval_the_state_file_is_renewed(self, runner: Runner) -> None:
+        runner.environment["HAPI_RUNNER_HEARTBEAT_INTERVAL"] = "150"
+        runner.start()
+        first = until(lambda: state(runner).get("lastHeartbeat"), 5, "a heartbeat")
+        until(lambda: state(runner)["lastHeartbeat"] > first, 5, "the next heartbeat")
+
+    @pytest.mark.parametrize("worker", ["hub", "reaper", "nursery"])
+    def test_a_worker_that_dies_is_started_again_while_sessions_go_on(self, runner: Runner, worker: str) -> None:
+        session = runner.spawn()
+        pid = until(lambda: runner.status()["workers"][worker]["pid"], 5, f"{worker} is up")
+        os.kill(pid, signal.SIGKILL)
+        renewed = until(
+            lambda: (w := runner.status()["workers"][worker])["restarts"] and w["pid"] and w, 10, f"{worker} is back"
+        )
+        assert renewed["pid"] != pid
+        assert runner.sessions()[0]["agentPid"] == session["agentPid"]
+        assert runner.spawn()["phase"] == "idle"
+
+
 class TestStatusAndList:
     def test_not_running(self, runner: Runner) -> None:
         assert runner.hapi("runner", "status").code == 3
@@ -288,6 +308,16 @@ class TestSpawn:
         assert words in error["message"]
         assert ("boo" in error["hint"]) == ("boo" in start)
         until(lambda: not any("demo.py" in command_line(p.pid) for p in runner.processes()), 5, "no agent is left")
+
+    def test_model_and_permission_mode(self, runner: Runner) -> None:
+        chosen = runner.spawn("--model", "demo-slow", "--permission-mode", "plan")["sessionId"]
+        record = json.loads((runner.home / "sessions" / chosen / "state.json").read_text())
+        assert (record["model"], record["permission_mode"]) == ("demo-slow", "plan")
+        yolo = runner.spawn("--yolo")["sessionId"]
+        record = json.loads((runner.home / "sessions" / yolo / "state.json").read_text())
+        assert record["permission_mode"] == "bypassPermissions"
+        runner.hapi("send", yolo, "/ask Bash", check=0)
+        until(lambda: any(type(e).__name__ == "TurnEnded" for e in runner.events(yolo)), 10, "nobody was asked")
 
     def test_same_id_is_one_session(self, runner: Runner) -> None:
         key = str(uuid.uuid4())

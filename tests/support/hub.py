@@ -40,7 +40,7 @@ class OfficialHub:
     def __init__(self, home: Path, token: str | None = None) -> None:
         self.home = home
         self.token = token or secrets.token_hex(16)
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / "hub.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -228,7 +228,8 @@ def _decoded(data: bytes) -> Any:
     return data.decode(errors="replace")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port on loopback that nobody uses at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
