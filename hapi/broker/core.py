@@ -55,6 +55,7 @@ class Core:
         self.last_heartbeat: int | None = None
         self.installed_version = settings.version
         self._unheard: dict[str, Facts] = {}
+        self._deferred: dict[str, list[tuple[ReplyTo, Any, float]]] = {}
         self._to_reap: dict[str, wire.Watched] = {}
         self._grace_ends = 0.0
         self._stop_waiters: list[ReplyTo] = []
@@ -91,12 +92,27 @@ class Core:
         del self._unheard[session_id]
         self.verdicts[decided.value] += 1
         logger.info("session %s: %s (%s)", session_id, decided, facts)
+        return [*self._end_unheard(session_id, facts, decided, now_ms), *self._take_up(session_id)]
+
+    def _end_unheard(self, session_id: str, facts: Facts, decided: Verdict, now_ms: int) -> list[Effect]:
         if decided is not Verdict.ENDED:
             return []
         for item in _watched(self.sessions.live[session_id]) if facts.same_boot else ():
             self._to_reap[session_id] = item  # its agent may live on: the reaper looks as soon as it is there
         reason = EndReason.SUPERVISOR_LOST if facts.same_boot else EndReason.MACHINE_REBOOTED
         return self._lose(session_id, reason, now_ms)
+
+    def _defer(self, session_id: str, to: ReplyTo, body: Any, now: float) -> bool:
+        """Whether a request must wait until it is known what became of a session found on disk."""
+        if session_id not in self._unheard:
+            return False
+        self._deferred.setdefault(session_id, []).append((to, body, now))
+        return True
+
+    def _take_up(self, session_id: str) -> list[Effect]:
+        """The requests that waited for the verdict on a session."""
+        waiting = self._deferred.pop(session_id, [])
+        return [effect for to, body, now in waiting for effect in self.request(to, body, now)]
 
     def _lose(self, session_id: str, reason: EndReason, now_ms: int) -> list[Effect]:
         """End a session whose supervisor is proven dead."""
@@ -162,6 +178,8 @@ class Core:
         info = self.sessions.resolve(body.target)
         if info.phase is Phase.ENDED:
             return [Answer(to, wire.SessionStopped("already_gone", info.session_id))]
+        if self._defer(info.session_id, to, body, now):
+            return []
         peer = self.peers.named(wire.session_peer(info.session_id))
         if peer is None:
             self.counters["stops_unheard"] += 1
@@ -175,6 +193,8 @@ class Core:
         peer = self.peers.named(wire.session_peer(info.session_id))
         if info.phase is Phase.ENDED:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {info.session_id} has ended.", "Spawn a new one.")
+        if self._defer(info.session_id, to, body, now):
+            return []
         if peer is None:
             raise HapiError(ErrorCode.TIMEOUT, "The session's supervisor does not answer at the moment.", "Try again.")
         return [self.relays.begin(to, peer, body, now)]
@@ -201,7 +221,9 @@ class Core:
             ErrorCode.SHUTTING_DOWN.value, "The runner stopped.", "Start it again: hapi runner start"
         )
         starting = [answer for key in list(self.spawns.pending) for answer in self.spawns.settle(key, stopped)]
-        rest = [*starting, *self.stops.end_all(stopped), *self.relays.end_all(stopped)]
+        deferred = [Answer(to, stopped) for waiting in self._deferred.values() for to, _, _ in waiting]
+        self._deferred.clear()
+        rest = [*starting, *deferred, *self.stops.end_all(stopped), *self.relays.end_all(stopped)]
         return [*answers, *rest, Quit(self._restart)]
 
     # -------------------------------------------------------------------------------------------- peers

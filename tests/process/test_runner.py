@@ -284,6 +284,7 @@ class TestSpawn:
         ],
     )
     def test_failures_say_why(self, runner: Runner, arguments: list[str], code: str, words: str) -> None:
+        runner.start()
         file = runner.home / "a-file"
         file.write_text("")
         filled = [a.replace("{project}", str(runner.project)).replace("{file}", str(file)) for a in arguments]

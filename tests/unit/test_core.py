@@ -789,3 +789,21 @@ def test_whatever_happens_each_request_is_answered_once(steps):
         now = max(now, due)
         take(core.tick(now, MS))
     assert sorted(answered) == list(range(1, asked + 1))
+
+
+@pytest.mark.parametrize("body", [wire.StopSession(ID), wire.SendText(ID, "x")], ids=["stop", "send"])
+def test_requests_wait_for_the_verdict_on_a_session_found_on_disk(core, body):
+    """A stop right after a start was answered `still_alive`: the supervisor had yet to say hello to the new broker."""
+    core.adopt([Record(ID, info(), SILENT)], T, MS)
+    assert core.request(cli(1), body, T) == []
+    effects = greet(core, NAME, info=info())
+    assert [effect.to for effect in effects if isinstance(effect, Send) and isinstance(effect.body, type(body))] == [
+        NAME
+    ]
+
+
+def test_requests_for_a_session_that_stays_silent_are_answered_after_the_grace(core):
+    core.adopt([Record(ID, info(), SILENT)], T, MS)
+    core.request(cli(1), wire.StopSession(ID), T)
+    due = core.next_deadline()
+    assert the_answer(core.tick(due, MS)).status == "still_alive"
