@@ -95,7 +95,7 @@ class App:
         now = clock.monotonic()
         deadline = self.core.next_deadline()
         if deadline is not None and now >= deadline:
-            self._carry_out(self.core.tick(now, clock.now_ms()))
+            self._carry_out(self.core.tick(now))
         self._start_workers(now)
 
     def _poll_ms(self) -> int:
@@ -192,7 +192,7 @@ class App:
             return
         now = clock.monotonic()
         if isinstance(body, wire.Hello):
-            self._carry_out(self.core.hello(identity, body, now, clock.now_ms()))
+            self._carry_out(self.core.hello(identity, body, now))
         elif identity not in self.core.peers.by_identity:
             self.core.counters["unwelcome"] += 1
             self.transport.send(identity, header.sender, wire.HelloWanted())
@@ -262,7 +262,7 @@ class App:
             hub=core.hub,
             workers={name: worker.status(now) for name, worker in self.workers.items()},
             sessions=core.sessions.phases(),
-            verdicts=dict(core.verdicts),
+            verdicts=dict(core.adoption.verdicts),
             counters=dict(core.counters),
             last_heartbeat=core.last_heartbeat,
             heartbeat_interval_ms=self.config.heartbeat_interval_ms,

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from hapi import wire
+from hapi.broker.adoption import Adoption
 from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, ReplyTo, Send, WriteReport
 from hapi.broker.peers import Peer, Peers, about_itself, may_tell_broker, role
-from hapi.broker.reattach import Facts, Record, Verdict, verdict
+from hapi.broker.reattach import Record, Verdict
 from hapi.broker.relays import Relays
 from hapi.broker.sessions import Sessions
 from hapi.broker.spawns import Spawns, Stops
@@ -23,7 +24,6 @@ from hapi.ids import session_id as canonical
 from hapi.lifecycle import READY, EndReason, Phase
 
 SHUTDOWN_DEADLINE_S = 3.0
-ADOPTION_GRACE_S = 5.0
 RESTART_SOURCE = "hapi-app"  # the web's button means: stop, and let the service manager start a new one
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,12 @@ class Core:
         self.spawns = Spawns(settings.ready_timeout_s)
         self.stops = Stops()
         self.counters: Counter[str] = Counter()
-        self.verdicts: Counter[str] = Counter()
+        self.adoption = Adoption()
         self.hub = wire.HubStatus()
         self.last_heartbeat: int | None = None
         self.installed_version = settings.version
-        self._unheard: dict[str, Facts] = {}
-        self._deferred: dict[str, list[tuple[ReplyTo, Any, float]]] = {}
         self._to_reap: dict[str, wire.Watched] = {}
-        self._grace_ends = 0.0
+        self._untold: list[wire.SessionInfo] = []
         self._stop_waiters: list[ReplyTo] = []
         self._stop_deadline: float | None = None
         self._restart = False
@@ -72,47 +70,28 @@ class Core:
 
     def adopt(self, records: list[Record], now: float, now_ms: int) -> list[Effect]:
         """Take over the records found on disk. Live ones wait for their supervisors' hello."""
-        self._grace_ends = now + ADOPTION_GRACE_S
+        self.adoption.begin(now)
         effects: list[Effect] = []
         for record in sorted(records, key=_ended_at):
-            if record.info is not None and record.info.phase is Phase.ENDED:
-                self.sessions.put(record.info)
-                continue
             if record.info is not None:
                 self.sessions.put(record.info)
-            self._unheard[record.session_id] = record.facts
-            effects += self._judge(record.session_id, now_ms)
+            if record.info is None or record.info.phase is not Phase.ENDED:
+                decided = self.adoption.add(record.session_id, record.facts)
+                effects += self._end_unheard(record, now_ms) if decided is Verdict.ENDED else []
         return effects
 
-    def _judge(self, session_id: str, now_ms: int) -> list[Effect]:
-        facts = self._unheard[session_id]
-        decided = verdict(facts)
-        if decided is None:
-            return []
-        del self._unheard[session_id]
-        self.verdicts[decided.value] += 1
-        logger.info("session %s: %s (%s)", session_id, decided, facts)
-        return [*self._end_unheard(session_id, facts, decided, now_ms), *self._take_up(session_id)]
-
-    def _end_unheard(self, session_id: str, facts: Facts, decided: Verdict, now_ms: int) -> list[Effect]:
-        if decided is not Verdict.ENDED:
-            return []
-        for item in _watched(self.sessions.live[session_id]) if facts.same_boot else ():
-            self._to_reap[session_id] = item  # its agent may live on: the reaper looks as soon as it is there
-        reason = EndReason.SUPERVISOR_LOST if facts.same_boot else EndReason.MACHINE_REBOOTED
-        return self._lose(session_id, reason, now_ms)
-
-    def _defer(self, session_id: str, to: ReplyTo, body: Any, now: float) -> bool:
-        """Whether a request must wait until it is known what became of a session found on disk."""
-        if session_id not in self._unheard:
-            return False
-        self._deferred.setdefault(session_id, []).append((to, body, now))
-        return True
+    def _end_unheard(self, record: Record, now_ms: int) -> list[Effect]:
+        """A session whose supervisor was dead before we came."""
+        if not record.facts.same_boot:
+            return self._lose(record.session_id, EndReason.MACHINE_REBOOTED, now_ms)
+        for item in _watched(self.sessions.live[record.session_id]):
+            self._to_reap[record.session_id] = item  # its agent may live on: the reaper looks as soon as it is there
+        return self._lose(record.session_id, EndReason.SUPERVISOR_LOST, now_ms)
 
     def _take_up(self, session_id: str) -> list[Effect]:
         """The requests that waited for the verdict on a session."""
-        waiting = self._deferred.pop(session_id, [])
-        return [effect for to, body, now in waiting for effect in self.request(to, body, now)]
+        kept = self.adoption.take_up(session_id)
+        return [effect for request in kept for effect in self.request(request.to, request.body, request.at)]
 
     def _lose(self, session_id: str, reason: EndReason, now_ms: int) -> list[Effect]:
         """End a session whose supervisor is proven dead."""
@@ -124,6 +103,8 @@ class Core:
         self.sessions.put(info)
         failed = wire.Failure(ErrorCode.AGENT_FAILED.value, f"The session ended: {reason}.")
         gone = wire.SessionStopped("already_gone", session_id)
+        if self.peers.named(wire.HUB) is None:
+            self._untold.append(info)  # the next connector tells the hub
         return [
             CloseRecord(info),
             *self._tell("hub", wire.SessionLost(info)),
@@ -178,7 +159,7 @@ class Core:
         info = self.sessions.resolve(body.target)
         if info.phase is Phase.ENDED:
             return [Answer(to, wire.SessionStopped("already_gone", info.session_id))]
-        if self._defer(info.session_id, to, body, now):
+        if self.adoption.defer(info.session_id, to, body, now):
             return []
         peer = self.peers.named(wire.session_peer(info.session_id))
         if peer is None:
@@ -193,7 +174,7 @@ class Core:
         peer = self.peers.named(wire.session_peer(info.session_id))
         if info.phase is Phase.ENDED:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {info.session_id} has ended.", "Spawn a new one.")
-        if self._defer(info.session_id, to, body, now):
+        if self.adoption.defer(info.session_id, to, body, now):
             return []
         if peer is None:
             raise HapiError(ErrorCode.TIMEOUT, "The session's supervisor does not answer at the moment.", "Try again.")
@@ -221,18 +202,17 @@ class Core:
             ErrorCode.SHUTTING_DOWN.value, "The runner stopped.", "Start it again: hapi runner start"
         )
         starting = [answer for key in list(self.spawns.pending) for answer in self.spawns.settle(key, stopped)]
-        deferred = [Answer(to, stopped) for waiting in self._deferred.values() for to, _, _ in waiting]
-        self._deferred.clear()
+        deferred = [Answer(kept.to, stopped) for kept in self.adoption.give_up()]
         rest = [*starting, *deferred, *self.stops.end_all(stopped), *self.relays.end_all(stopped)]
         return [*answers, *rest, Quit(self._restart)]
 
     # -------------------------------------------------------------------------------------------- peers
 
-    def hello(self, identity: bytes, body: wire.Hello, now: float, now_ms: int) -> list[Effect]:
+    def hello(self, identity: bytes, body: wire.Hello, now: float) -> list[Effect]:
         """A worker introduces itself."""
         peer = Peer(identity, body.name, body.process, body.generation, now)
         if role(body.name) == "session":
-            return self._session_hello(peer, body, now_ms)
+            return self._session_hello(peer, body)
         if body.name not in {wire.HUB, wire.REAPER}:
             self.counters["wrong_role"] += 1
             return [Send(identity, body.name, wire.Refused(f"nobody is called {body.name!r}"))]
@@ -242,9 +222,11 @@ class Core:
             effects.append(Send(identity, body.name, wire.Watch(self._watched())))
         else:
             effects += [Send(p.identity, p.name, wire.PeerUp(wire.HUB)) for p in self.peers.of_role("session")]
+            effects += [Send(identity, body.name, wire.SessionLost(info)) for info in self._untold]
+            self._untold.clear()
         return [*effects, WriteReport()]
 
-    def _session_hello(self, peer: Peer, body: wire.Hello, now_ms: int) -> list[Effect]:
+    def _session_hello(self, peer: Peer, body: wire.Hello) -> list[Effect]:
         session_id = body.name.partition(":")[2]
         spawn = self.spawns.pending.get(session_id)
         refusal = self._refusal(session_id, peer, body)
@@ -256,9 +238,8 @@ class Core:
         self.peers.add(peer)
         order = spawn.order if spawn is not None and body.info is None else None
         effects = [Send(peer.identity, peer.name, self._welcome(order))]
-        if session_id in self._unheard:
-            self._unheard[session_id] = msgspec.structs.replace(self._unheard[session_id], heard=True)
-            effects += self._judge(session_id, now_ms)
+        if self.adoption.heard(session_id):
+            effects += self._take_up(session_id)
         if body.info is not None:
             effects += self._news(body.info)
         return effects
@@ -421,7 +402,7 @@ class Core:
 
     # -------------------------------------------------------------------------------------------- time
 
-    def tick(self, now: float, now_ms: int) -> list[Effect]:
+    def tick(self, now: float) -> list[Effect]:
         """Whatever is due at `now`: late spawns and stops, the end of the adoption grace, the shutdown's deadline."""
         effects: list[Effect] = []
         for session_id in self.spawns.overdue(now):
@@ -433,10 +414,8 @@ class Core:
             survivors = [] if info is None else _pids(info)
             effects += self.stops.settle(wire.SessionStopped("still_alive", session_id, survivors=survivors))
         effects += self.relays.overdue(now)
-        if self._unheard and now >= self._grace_ends:
-            for session_id, facts in list(self._unheard.items()):
-                self._unheard[session_id] = msgspec.structs.replace(facts, grace_over=True)
-                effects += self._judge(session_id, now_ms)
+        for session_id in self.adoption.end_grace(now):
+            effects += self._take_up(session_id)
         if self._stop_deadline is not None and now >= self._stop_deadline:
             effects += self._quit()
         return effects
@@ -446,9 +425,8 @@ class Core:
         times = [spawn.deadline for spawn in self.spawns.pending.values()]
         times += [stop.deadline for stop in self.stops.pending.values()]
         times += self.relays.deadlines()
-        times += [self._grace_ends] if self._unheard else []
-        times += [] if self._stop_deadline is None else [self._stop_deadline]
-        return min(times, default=None)
+        others = (self.adoption.deadline(), self._stop_deadline)
+        return min([*times, *(at for at in others if at is not None)], default=None)
 
 
 def _watched(info: wire.SessionInfo) -> list[wire.Watched]:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hapi import wire
-from hapi.broker.core import ADOPTION_GRACE_S, SHUTDOWN_DEADLINE_S, Core, CoreSettings
+from hapi.broker.adoption import GRACE_S
+from hapi.broker.core import SHUTDOWN_DEADLINE_S, Core, CoreSettings
 from hapi.broker.effects import Answer, CloseRecord, ForkSession, Quit, ReplyTo, Send, WriteReport
 from hapi.broker.reattach import Facts, Record
 from hapi.broker.spawns import MAX_PENDING, STOP_DEADLINE_S
@@ -56,7 +57,7 @@ def hello(name=NAME, process=SUPERVISOR, **changes):
 
 def greet(core, name, identity=None, **changes):
     """A peer is there; returns what its hello led to."""
-    return core.hello(identity or name.encode(), hello(name, **changes), T, MS)
+    return core.hello(identity or name.encode(), hello(name, **changes), T)
 
 
 def tell(core, name, body, request=0, now=T):
@@ -191,8 +192,8 @@ def test_a_session_that_ends_while_it_starts_is_an_answer(core):
 def test_trap_07_a_late_child_is_turned_away(core):
     core.request(cli(), order(), T)
     assert core.next_deadline() > T + READY_S
-    assert core.tick(core.next_deadline() - 0.01, MS) == []
-    assert the_answer(core.tick(core.next_deadline(), MS)).code == "agent_timeout"
+    assert core.tick(core.next_deadline() - 0.01) == []
+    assert the_answer(core.tick(core.next_deadline())).code == "agent_timeout"
     assert bodies(greet(core, NAME), wire.Refused)
     assert core.peers.named(NAME) is None
     assert core.sessions.live == {}
@@ -201,7 +202,7 @@ def test_trap_07_a_late_child_is_turned_away(core):
 def test_a_supervisor_that_is_still_starting_at_the_deadline_is_told(core):
     core.request(cli(), order(), T)
     greet(core, NAME)
-    effects = core.tick(core.next_deadline(), MS)
+    effects = core.tick(core.next_deadline())
     assert [body.code for body in bodies(effects, wire.Failure)] == ["agent_timeout"]
     assert [effect.to for effect in effects if isinstance(effect, Send)] == [NAME]
 
@@ -261,8 +262,8 @@ def test_a_stop_that_meets_the_end_is_answered(core):
 def test_trap_03_a_stop_never_lies(core):
     running(core)
     core.request(cli(), wire.StopSession(ID), T)
-    assert core.tick(T + STOP_DEADLINE_S - 0.01, MS) == []
-    late = the_answer(core.tick(T + STOP_DEADLINE_S, MS))
+    assert core.tick(T + STOP_DEADLINE_S - 0.01) == []
+    late = the_answer(core.tick(T + STOP_DEADLINE_S))
     assert late == wire.SessionStopped("still_alive", ID, survivors=[100, 101])
 
 
@@ -292,7 +293,7 @@ def test_a_stop_of_a_start_that_never_comes_is_not_still_alive(core):
     core.request(cli(2), wire.StopSession(ID), T)
     effects = []
     while (due := core.next_deadline()) is not None:
-        effects += core.tick(due, MS)
+        effects += core.tick(due)
     found = dict(answers(effects))
     assert found[1].code in {"agent_timeout", "stopped_during_start"}
     assert found[2].status != "still_alive"
@@ -382,8 +383,8 @@ def test_a_text_that_nobody_answers(core):
     number = relayed(core.request(cli(), wire.SendText(ID, "x"), T))
     due = core.next_deadline()
     assert T < due <= T + 10
-    assert core.tick(due - 0.01, MS) == []
-    assert the_answer(core.tick(due, MS)).code == "timeout"
+    assert core.tick(due - 0.01) == []
+    assert the_answer(core.tick(due)).code == "timeout"
     assert reply(core, NAME, wire.Accepted(), number) == []
 
 
@@ -434,8 +435,8 @@ def test_the_farewell_has_a_deadline(core):
     greet(core, "hub")
     core.request(cli(), wire.StopRunner(), T)
     assert core.next_deadline() == T + SHUTDOWN_DEADLINE_S
-    assert core.tick(T + SHUTDOWN_DEADLINE_S - 0.01, MS) == []
-    assert core.tick(T + SHUTDOWN_DEADLINE_S, MS) == [Answer(cli(), wire.RunnerStopping(0)), Quit()]
+    assert core.tick(T + SHUTDOWN_DEADLINE_S - 0.01) == []
+    assert core.tick(T + SHUTDOWN_DEADLINE_S) == [Answer(cli(), wire.RunnerStopping(0)), Quit()]
 
 
 def test_a_connector_that_dies_during_the_farewell_ends_it(core):
@@ -697,12 +698,12 @@ def test_every_record_gets_a_verdict(core):
     effects = core.adopt(records, T, MS)
     closed = {effect.info.session_id: effect.info.reason for effect in effects if isinstance(effect, CloseRecord)}
     assert closed == {dead: EndReason.SUPERVISOR_LOST, rebooted: EndReason.MACHINE_REBOOTED}
-    assert core.verdicts == {"ended": 2, "quarantined": 1}
-    assert core.next_deadline() == T + ADOPTION_GRACE_S
+    assert core.adoption.verdicts == {"ended": 2, "quarantined": 1}
+    assert core.next_deadline() == T + GRACE_S
     greet(core, NAME, info=info())
-    assert core.verdicts["adopted"] == 1
-    assert core.tick(T + ADOPTION_GRACE_S, MS) == []
-    assert core.verdicts == {"ended": 2, "quarantined": 2, "adopted": 1}
+    assert core.adoption.verdicts["adopted"] == 1
+    assert core.tick(T + GRACE_S) == []
+    assert core.adoption.verdicts == {"ended": 2, "quarantined": 2, "adopted": 1}
     assert core.next_deadline() is None
     assert set(core.sessions.live) == {ID, OTHER}
     assert set(core.sessions.ended) == {ended, dead, rebooted}
@@ -710,7 +711,7 @@ def test_every_record_gets_a_verdict(core):
 
 def test_who_speaks_after_the_grace_is_heard(core):
     core.adopt([Record(ID, info(), SILENT)], T, MS)
-    core.tick(T + ADOPTION_GRACE_S, MS)
+    core.tick(T + GRACE_S)
     assert bodies(greet(core, NAME, info=info(phase=Phase.WORKING)), wire.Welcome)
     assert core.sessions.live[ID].phase is Phase.WORKING
     assert bodies(core.request(cli(), wire.StopSession(ID), T), wire.StopSession)
@@ -729,7 +730,7 @@ def test_a_thousand_records(core):
     core.adopt(records, T, MS)
     for record in records:
         greet(core, wire.session_peer(record.session_id), info=record.info)
-    assert core.verdicts == {"adopted": 1000}
+    assert core.adoption.verdicts == {"adopted": 1000}
     assert core.next_deadline() is None
 
 
@@ -776,18 +777,18 @@ def test_whatever_happens_each_request_is_answered_once(steps):
                 asked += 1
                 take(core.request(cli(asked), body, now))
             case ("hello", name, process, found):
-                take(core.hello(name.encode(), hello(name, process, info=found), now, MS))
+                take(core.hello(name.encode(), hello(name, process, info=found), now))
             case ("tell", name, body) if name.encode() in core.peers.by_identity:
                 take(core.tell(name.encode(), wire.Header("broker", name), body, now, MS))
             case ("tick", passed):
                 now += passed
-                take(core.tick(now, MS))
+                take(core.tick(now))
             case ("gone", name):
                 take(core.peer_gone(name))
         assert not set(core.sessions.live) & set(core.sessions.ended)
     while not core.stopping and (due := core.next_deadline()) is not None:
         now = max(now, due)
-        take(core.tick(now, MS))
+        take(core.tick(now))
     assert sorted(answered) == list(range(1, asked + 1))
 
 
@@ -806,4 +807,4 @@ def test_requests_for_a_session_that_stays_silent_are_answered_after_the_grace(c
     core.adopt([Record(ID, info(), SILENT)], T, MS)
     core.request(cli(1), wire.StopSession(ID), T)
     due = core.next_deadline()
-    assert the_answer(core.tick(due, MS)).status == "still_alive"
+    assert the_answer(core.tick(due)).status == "still_alive"

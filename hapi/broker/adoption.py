@@ -1,0 +1,86 @@
+"""Sessions found on disk that have yet to get their verdict, and the requests that wait for it. Pure."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from hapi.broker.effects import ReplyTo
+from hapi.broker.reattach import Facts, Verdict, verdict
+
+GRACE_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Deferred(msgspec.Struct, frozen=True):
+    """A request that came before it was known what became of its session."""
+
+    to: ReplyTo
+    body: Any
+    at: float
+
+
+class Adoption:
+    """The open cases. Every record gets exactly one verdict, which is logged and counted in `verdicts`."""
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[str] = Counter()
+        self._facts: dict[str, Facts] = {}
+        self._deferred: dict[str, list[Deferred]] = {}
+        self._grace_ends = 0.0
+
+    def begin(self, now: float) -> None:
+        """Give silent supervisors GRACE_S from now."""
+        self._grace_ends = now + GRACE_S
+
+    def add(self, session_id: str, facts: Facts) -> Verdict | None:
+        """Open a case; its verdict, if the facts suffice for one."""
+        self._facts[session_id] = facts
+        return self._judge(session_id)
+
+    def heard(self, session_id: str) -> Verdict | None:
+        """Its supervisor spoke. None when there is no open case."""
+        if session_id not in self._facts:
+            return None
+        self._facts[session_id] = msgspec.structs.replace(self._facts[session_id], heard=True)
+        return self._judge(session_id)
+
+    def end_grace(self, now: float) -> list[str]:
+        """Decide what is still open once the grace is over; the sessions that got their verdict now."""
+        if not self._facts or now < self._grace_ends:
+            return []
+        self._facts = {key: msgspec.structs.replace(facts, grace_over=True) for key, facts in self._facts.items()}
+        return [session_id for session_id in list(self._facts) if self._judge(session_id)]
+
+    def deadline(self) -> float | None:
+        return self._grace_ends if self._facts else None
+
+    def defer(self, session_id: str, to: ReplyTo, body: Any, now: float) -> bool:
+        """Keep a request back until the verdict; False when there is no open case."""
+        if session_id not in self._facts:
+            return False
+        self._deferred.setdefault(session_id, []).append(Deferred(to, body, now))
+        return True
+
+    def take_up(self, session_id: str) -> list[Deferred]:
+        """The requests that were kept back for that session."""
+        return self._deferred.pop(session_id, [])
+
+    def give_up(self) -> list[Deferred]:
+        """All requests that are kept back; the runner goes."""
+        kept = [request for requests in self._deferred.values() for request in requests]
+        self._deferred.clear()
+        return kept
+
+    def _judge(self, session_id: str) -> Verdict | None:
+        facts = self._facts[session_id]
+        decided = verdict(facts)
+        if decided is not None:
+            del self._facts[session_id]
+            self.verdicts[decided.value] += 1
+            logger.info("session %s: %s (%s)", session_id, decided, facts)
+        return decided

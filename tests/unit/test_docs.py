@@ -1,0 +1,69 @@
+"""The documents keep up with the code: every message, field, variable, key and command has its line."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import typing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hapi import errors, journal, wire
+from hapi.agents import demo
+from hapi.workers import orders
+
+ROOT = Path(__file__).parents[2]
+UNIONS = (
+    wire.ControlRequest,
+    wire.ControlReply,
+    wire.ToBroker,
+    wire.ToSession,
+    wire.ToHub,
+    wire.ToReaper,
+    wire.Event,
+    orders.FromNursery,
+    journal.Entry,
+)
+MESSAGES = sorted({struct for union in UNIONS for struct in typing.get_args(union)} | {orders.Fork}, key=str)
+
+
+def words(document: str) -> set[str]:
+    """What stands in backquotes or braces in a document."""
+    return set(re.findall(r"[A-Za-z_][A-Za-z0-9_.-]*", (ROOT / document).read_text()))
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.__name__)
+def test_every_message_is_in_the_protocol(message):
+    known = words("docs/protocol.md")
+    info = msgspec.inspect.type_info(message)
+    assert info.tag in known
+    assert [field.name for field in info.fields if field.name not in known] == []
+
+
+def test_every_variable_and_key_is_in_the_configuration():
+    source = (ROOT / "hapi/config.py").read_text()
+    asked = set(re.findall(r'"((?:HAPI_|CLI_API_)[A-Z_]+)"', source)) | set(
+        re.findall(r'"[a-z_]+", "([a-z]+[A-Z][A-Za-z]*)"', source)
+    )
+    assert len(asked) > 10
+    assert asked - words("docs/configuration.md") == set()
+
+
+def test_every_error_code_is_in_the_commands():
+    assert {code.value for code in errors.ErrorCode} - words("docs/cli.md") == set()
+
+
+def test_every_word_of_the_demo_agent_is_explained():
+    text = (ROOT / "docs/agents.md").read_text()
+    source = Path(demo.__file__).read_text()
+    commands = set(re.findall(r"^\s*/([a-z-]+)", source, re.MULTILINE))
+    assert [command for command in commands if f"/{command}" not in text] == []
+
+
+def test_nothing_in_the_repository_needs_what_is_outside():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    texts = {name: (ROOT / name).read_bytes() for name in tracked if (ROOT / name).is_file()}
+    outside = re.compile(rb"\.\./shared/|(?<![\w/])/wor" + rb"k/main")
+    assert [name for name, text in texts.items() if outside.search(text)] == []
