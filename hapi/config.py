@@ -7,7 +7,6 @@ HapiError(bad_configuration) naming the variable or the key.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.en
         namespace=base_namespace,
         api_url=_url(reader.text("api_url", "HAPI_API_URL", "apiUrl") or DEFAULT_API_URL, reader.sources["api_url"]),
         token=_token(reader.text("token", "CLI_API_TOKEN", "cliApiToken"), base_namespace),
-        hostname=reader.text("hostname", "HAPI_HOSTNAME", "hostname") or socket.gethostname(),
+        hostname=reader.text("hostname", "HAPI_HOSTNAME", "hostname") or os.uname().nodename,
         heartbeat_interval_ms=reader.number("heartbeat_interval_ms", "HAPI_RUNNER_HEARTBEAT_INTERVAL", 60_000),
         control_timeout_ms=reader.number("control_timeout_ms", "HAPI_RUNNER_HTTP_TIMEOUT", 10_000),
         ready_timeout_ms=reader.number("ready_timeout_ms", "HAPI_RUNNER_WEBHOOK_TIMEOUT_MS", 15_000),

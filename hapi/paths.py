@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -63,6 +62,8 @@ def _socket_directory(root: Path) -> Path:
     natural = root / "run"
     if len(os.fsencode(natural / _LONGEST_SOCKET_NAME)) <= SUN_PATH_BYTES:
         return natural
+    import hashlib  # late: needed for long paths only, and it costs every command milliseconds
+
     digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and len(os.fsencode(runtime)) <= SUN_PATH_BYTES - 40:

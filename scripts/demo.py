@@ -104,31 +104,28 @@ def say(words: str) -> None:
 def main() -> int:
     """Run the demo; exit status 0 when every step was seen."""
     once = "--once" in sys.argv[1:]
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     scratch = Path(tempfile.mkdtemp(prefix="hapi-demo-"))
     demo = Demo(scratch)
+    seen = False
     try:
         demo.run()
+        seen = True
         demo.invite()
         if not once:
             say("Ctrl-C ends it")
-            wait_for_ctrl_c()
+            signal.pause()
+    except KeyboardInterrupt:
+        say("")
     except (AssertionError, subprocess.CalledProcessError) as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
-        return 1
     finally:
         demo.stop()
         shutil.rmtree(scratch, ignore_errors=True)
-    if once:
+    if seen:
         step("Every step was seen")
-    return 0
-
-
-def wait_for_ctrl_c() -> None:
-    try:
-        signal.sigwait({signal.SIGTERM})
-    except KeyboardInterrupt:
-        return
+    return 0 if seen else 1
 
 
 if __name__ == "__main__":

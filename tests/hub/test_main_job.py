@@ -324,6 +324,19 @@ class TestEndings:
         until(lambda: not web.session(session)["active"], 10, "inactive at the hub")
         assert online.session(session)["reason"] == "supervisor lost"  # type: ignore[index]
 
+    def test_a_session_lost_while_the_runner_was_away_is_told_to_the_hub(
+        self, online: Runner, machine: dict[str, Any], web: WebClient
+    ) -> None:
+        session = spawn(web, machine, online.project)
+        record = online.sessions()[0]
+        agent = identity(record["agentPid"])
+        online.hapi("runner", "stop", check=0)
+        os.kill(record["pid"], signal.SIGKILL)
+        online.start()
+        gone(agent)
+        until(lambda: not web.session(session)["active"], 10, "inactive at the hub")
+        assert online.status()["verdicts"] == {"ended": 1}
+
     def test_runner_stop_leaves_the_session_and_start_finds_it(
         self, online: Runner, machine: dict[str, Any], web: WebClient
     ) -> None:
