@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import setproctitle
@@ -114,7 +115,15 @@ class App:
                 frames = self.transport.control.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._take_request(frames)
+            self._guarded(self._take_request, frames)
+
+    def _guarded(self, take: Callable[[list[bytes]], None], frames: list[bytes]) -> None:
+        """A bug that one message brings to light must not end the broker; it is logged, counted and shown."""
+        try:
+            take(frames)
+        except Exception:
+            self.core.counters["internal_errors"] += 1
+            logger.exception("a message could not be handled")
 
     def _serve_signals(self) -> None:
         received = self._signals.received()
@@ -146,7 +155,7 @@ class App:
                 frames = self.transport.bus.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._take_message(frames)
+            self._guarded(self._take_message, frames)
 
     def _take_message(self, frames: list[bytes]) -> None:
         identity = frames[0]

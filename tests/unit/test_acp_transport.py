@@ -147,3 +147,18 @@ async def test_sending_to_an_agent_that_is_gone_is_an_oserror(agent):
 
     with pytest.raises(OSError, match=r"Broken pipe|Connection lost|closed"):
         await send_much()
+
+
+async def test_a_bug_that_an_update_brings_to_light_does_not_end_the_conversation():
+    """It ended the connection's reading, and with it the session's every later word."""
+    seen = []
+
+    def take(update):
+        seen.append(update)
+        raise RuntimeError("a bug of ours")
+
+    reader = asyncio.StreamReader()
+    transport = AgentTransport(reader, None, take)
+    reader.feed_data(b'{"method":"session/update","params":{"update":{"sessionUpdate":"x"}}}\n{"id":1,"result":{}}\n')
+    assert await transport.receive() == {"id": 1, "result": {}}
+    assert (len(seen), transport.counters["updates_failed"]) == (1, 1)

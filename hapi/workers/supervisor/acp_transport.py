@@ -7,6 +7,7 @@ start a task for each. Lines that are no JSON object are counted and passed over
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import msgspec
 
 _UPDATE = "session/update"
+
+logger = logging.getLogger(__name__)
 
 
 class AgentTransport:
@@ -70,8 +73,12 @@ class AgentTransport:
             return message
         params = message.get("params")
         update = params.get("update") if isinstance(params, dict) else None
-        if isinstance(update, dict):
-            self._on_update(update)
-        else:
+        if not isinstance(update, dict):
             self.counters["updates_malformed"] += 1
+            return None
+        try:
+            self._on_update(update)
+        except Exception:  # an update that trips us must not cost the whole conversation
+            self.counters["updates_failed"] += 1
+            logger.exception("an update of kind %s failed", update.get("sessionUpdate"))
         return None

@@ -101,6 +101,10 @@ class Supervisor:
             except OSError as error:
                 refusal = HapiError(ErrorCode.INTERNAL, f"Cannot write to disk: {error.strerror}", "Make room.")
                 self._link.reply(header, wire.failure(refusal))
+            except Exception as error:  # a bug of ours must not make the session deaf
+                logger.exception("%s failed", type(body).__name__)
+                bug = HapiError(ErrorCode.INTERNAL, f"Internal error: {error!r}", str(self._directory.log))
+                self._link.reply(header, wire.failure(bug))
 
     def _take(self, header: wire.Header, body: Any) -> None:
         match body:
