@@ -85,12 +85,15 @@ class Control:
         while (passed := monotonic() - started) < budget:
             if socket.poll(min(_TICK_MS, max(1, round((budget - passed) * 1000)))):
                 return
+            if not files.is_locked(self._config.paths.lock):
+                break  # it died: no answer will come
             if self._waiting:
                 self._waiting(monotonic() - started)
         if not files.is_locked(self._config.paths.lock):
             raise NotRunning("The runner ended before it answered.")
         message = f"The runner holds its lock but has not answered within {budget:g} s."
-        raise HapiError(ErrorCode.TIMEOUT, message, "See what it is doing: hapi doctor")
+        hint = f"See what it is doing: hapi doctor; its log: {self._config.paths.log('runner')}"
+        raise HapiError(ErrorCode.TIMEOUT, message, hint)
 
 
 def check_running(paths: Paths) -> None:

@@ -44,6 +44,7 @@ class ErrorCode(StrEnum):
     NO_LOGS = "no_logs"
     HUB_REFUSED = "hub_refused"
     MISSING_TOOL = "missing_tool"
+    DISK = "disk"
     INTERNAL = "internal"
 
 

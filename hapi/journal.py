@@ -179,6 +179,11 @@ class Journal:
         if self._size > COMPACT_BYTES:
             self._compact()
 
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self._size
+
     def sync(self) -> None:
         """Make all that was written survive a power cut."""
         os.fdatasync(self._fd) if hasattr(os, "fdatasync") else os.fsync(self._fd)
@@ -205,8 +210,9 @@ class Journal:
     def _compact(self) -> None:
         data = b"".join(_framed(entry) for entry in self.state.entries())
         write_atomic(self._path, data)
+        fresh = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         os.close(self._fd)
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        self._fd = fresh
         self._size = len(data)
 
     def _load(self) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import subprocess
 
 START_TIMEOUT_S = 5.0
+_SESSION_VARIABLES = ("HAPI_SESSION_ID", "HAPI_WORKTREE_")  # a runner that an agent starts is not the agent's
 _POLL_S = 0.05
 _KILL_S = 2.0
 _TAIL_LINES = 5
@@ -132,10 +133,11 @@ def probe(config: Config, waiting: Waiting | None = None) -> wire.Status | None:
 
     Raises HapiError(timeout) when the lock is held and nobody answers, within the control timeout.
     """
-    deadline = monotonic() + max(START_TIMEOUT_S, config.control_timeout_ms / 1000)
+    patience = min(START_TIMEOUT_S, config.control_timeout_ms / 1000)
+    deadline = monotonic() + START_TIMEOUT_S
     while True:
         try:
-            return Control(config, waiting).ask(wire.GetStatus(), wire.Status)
+            return Control(config, waiting).ask(wire.GetStatus(), wire.Status, patience)
         except NotRunning as error:
             if not files.is_locked(config.paths.lock):
                 return None
@@ -277,7 +279,7 @@ def _recorded_roots(paths: Paths) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """Our environment; for a checkout run as `python -m hapi`, with the way back to it (the runner's cwd is /)."""
-    environ = dict(os.environ)
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(_SESSION_VARIABLES)}
     root = str(Path(__file__).resolve().parent.parent)
     here = os.path.realpath(sys.path[0] or os.getcwd()) if sys.path else ""
     if here == root and root not in map(os.path.realpath, sys.path[1:]):

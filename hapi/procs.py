@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from hapi.ids import ProcessId
@@ -117,12 +118,17 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def descendants(pid: int) -> list[ProcessId]:
-    """All living processes below `pid` (itself not included), parents before their children."""
+def descendants(pid: int, spare: Callable[[int], bool] | None = None) -> list[ProcessId]:
+    """All living processes below `pid` (itself not included), parents before their children.
+
+    Those that `spare` names are left out, with all that is below them.
+    """
     found: list[ProcessId] = []
     queue = [pid]
     while queue:
         for child in children(queue.pop(0)):
+            if spare is not None and spare(child):
+                continue
             queue.append(child)
             who = identity(child)
             if who is not None:

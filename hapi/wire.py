@@ -281,7 +281,7 @@ class ListSessions(msgspec.Struct, tag="list_sessions", omit_defaults=True):
 class Spawn(msgspec.Struct, tag="spawn", omit_defaults=True, kw_only=True):
     """Start a session and wait until it is ready. Idempotent by `session_id`. Reply: Spawned.
 
-    `worktree`: None for none, "" for one with a made-up name. `env`: the caller's environment (a terminal's), None
+    `umask`: the caller's, None for the one that the runner was started with. `worktree`: None for none, "" for one with a made-up name. `env`: the caller's environment (a terminal's), None
     for the runner's own. `existing`: continue the record of that id, with the agent's own memory if `resume` names it.
     """
 
@@ -299,6 +299,7 @@ class Spawn(msgspec.Struct, tag="spawn", omit_defaults=True, kw_only=True):
     resume: str | None = None
     existing: bool = False
     config: dict[str, str] = {}
+    umask: int | None = None
 
 
 class StopSession(msgspec.Struct, tag="stop_session", omit_defaults=True):
@@ -316,7 +317,7 @@ class SendText(msgspec.Struct, tag="send_text"):
 
 
 class StopRunner(msgspec.Struct, tag="stop_runner", omit_defaults=True):
-    """Stop the runner; sessions live on. Reply: RunnerStopping, sent when the workers are gone."""
+    """Stop the runner; sessions live on. Reply: RunnerStopping, sent when the hub has been told."""
 
     source: str = "hapi-cli"
 
@@ -445,6 +446,7 @@ class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
     workspace_roots: list[str] = []
     runner_pid: int = 0
     runner_started_at: int = 0
+    umask: int = 0o022
 
 
 class Refused(msgspec.Struct, tag="refused"):

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -67,14 +67,16 @@ def worktree_name(wanted: str) -> str:
     return name or f"{datetime.now().astimezone():%m%d}-{secrets.token_hex(2)}"
 
 
-def create_worktree(directory: Path, wanted: str) -> WorktreeInfo:
+def create_worktree(directory: Path, wanted: str, environment: Mapping[str, str] | None = None) -> WorktreeInfo:
     """A new worktree beside the repository that holds `directory`, on a branch of its own.
+
+    `environment` is what git and the repository's hooks get to see: no secret of ours may be in it.
 
     Raises HapiError(worktree_failed) in git's words; then nothing is left behind. Bounded by GIT_TIMEOUT_S per call.
     """
     if not directory.is_dir():
         raise HapiError(ErrorCode.WORKTREE_FAILED, f"{directory} is not a directory.")
-    found = _git(directory, "rev-parse", "--show-toplevel")
+    found = _git(directory, "rev-parse", "--show-toplevel", environment=environment)
     if found.returncode != 0:
         raise HapiError(ErrorCode.WORKTREE_FAILED, f"Path is not a Git repository: {found.stderr.strip()}")
     root = Path(found.stdout.strip())
@@ -83,9 +85,9 @@ def create_worktree(directory: Path, wanted: str) -> WorktreeInfo:
         candidate = name if attempt == 0 else f"{name}-{secrets.token_hex(2)}"
         path = root.parent / f"{root.name}-worktrees" / candidate
         branch = f"hapi-{candidate}"
-        if path.exists() or _git(root, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}").returncode == 0:
+        if path.exists() or _git(root, "rev-parse", "--verify", "-q", f"refs/heads/{branch}").returncode == 0:
             continue
-        made = _git(root, "worktree", "add", "-b", branch, os.fspath(path))
+        made = _git(root, "worktree", "add", "-b", branch, os.fspath(path), environment=environment)
         if made.returncode != 0:
             raise HapiError(ErrorCode.WORKTREE_FAILED, f"Failed to create worktree: {made.stderr.strip()}")
         return WorktreeInfo(os.fspath(root), branch, candidate, os.fspath(path), now_ms())
@@ -97,8 +99,12 @@ def remove_unused_worktree(worktree: WorktreeInfo) -> bool:
     return _git(Path(worktree.base_path), "worktree", "remove", worktree.worktree_path).returncode == 0
 
 
-def _git(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+def _git(
+    directory: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    known = os.environ if environment is None else environment
+    secrets_of_ours = ("GIT_", "CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON")
+    clean = {key: value for key, value in known.items() if not key.startswith(secrets_of_ours)}
     try:
         return subprocess.run(
             ["git", "-C", os.fspath(directory), *arguments],
@@ -108,7 +114,7 @@ def _git(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             check=False,
             stdin=subprocess.DEVNULL,
             timeout=GIT_TIMEOUT_S,
-            env=environment,
+            env=clean,
         )
     except FileNotFoundError:
         raise HapiError(ErrorCode.MISSING_TOOL, "git is not installed.", "Worktrees need git.") from None

@@ -45,7 +45,7 @@ class _Starter:
 def main() -> int:
     """Run a broker until it is stopped. Exit status: 0 stopped, otherwise as `errors.exit_status` says."""
     options = _options()
-    os.umask(0o077)
+    umask = os.umask(0o077)
     starter = _Starter(options.ready_fd)
     try:
         settings = config.load(options.namespace)
@@ -54,7 +54,7 @@ def main() -> int:
         log.set_up(settings.paths.log("runner"))
         title(settings.namespace)
         warnings = [raise_descriptor_limit(), report.set_aside_if_damaged(settings.paths.state)]
-        app = App(settings, options.workspace_root, [warning for warning in warnings if warning])
+        app = App(settings, options.workspace_root, [warning for warning in warnings if warning], umask)
     except HapiError as error:
         return starter.tell_error(error)
     except OSError as error:

@@ -30,6 +30,7 @@ from hapi.workers.orders import Exited, Forked, ForkFailed
 
 BATCH = 256
 LONGEST_POLL_S = 5.0
+MAX_FORKING = 64  # the nursery's pipe holds some 270 orders
 EXIT_RESTART = 75  # sysexits' EX_TEMPFAIL: not a success, so that `Restart=on-failure` acts
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 class App:
     """One broker. `run` serves until it is told to stop and returns the exit status."""
 
-    def __init__(self, config: Config, workspace_roots: list[str], warnings: list[str]) -> None:
+    def __init__(self, config: Config, workspace_roots: list[str], warnings: list[str], umask: int = 0o022) -> None:
         self.config = config
         self.paths = config.paths
         self.warnings = warnings
@@ -50,6 +51,7 @@ class App:
             workspace_roots=workspace_roots,
             pid=os.getpid(),
             started_at=self.started_at,
+            umask=umask,
         )
         self.core = Core(settings)
         self.transport = Transport(self.paths.control_endpoint, self.paths.bus_endpoint, self.core.counters)
@@ -60,6 +62,7 @@ class App:
         self._poller = zmq.Poller()
         self._signals = Signals()
         self._forks_waiting: list[str] = []
+        self._forking = 0
         self._done = False
         self._restart = False
 
@@ -228,8 +231,18 @@ class App:
                     self._restart = effect.restart
 
     def _fork_session(self, session_id: str) -> None:
-        if self._nursery is None or not self._nursery.order("session", session_id):
+        """Order a fork; no more are under way than the nursery's pipe holds, so that an order cannot block."""
+        if self._nursery is None or self._forking >= MAX_FORKING or not self._nursery.order("session", session_id):
             self._forks_waiting.append(session_id)
+        else:
+            self._forking += 1
+
+    def _fork_waiting(self) -> None:
+        """Order the forks that had to wait, those that are still wanted."""
+        waiting, self._forks_waiting = self._forks_waiting, []
+        for session_id in waiting:
+            if session_id in self.core.spawns.pending:
+                self._fork_session(session_id)
 
     def _close_record(self, info: wire.SessionInfo) -> None:
         try:
@@ -300,9 +313,8 @@ class App:
         self._poller.register(nursery.pipe.fileno(), zmq.POLLIN)
         self.workers["nursery"].started(nursery.pid)
         logger.info("nursery started, pid %d", nursery.pid)
-        waiting, self._forks_waiting = self._forks_waiting, []
-        for session_id in waiting:
-            self._fork_session(session_id)
+        self._forking = 0
+        self._fork_waiting()
 
     def _serve_nursery(self) -> None:
         while self._nursery is not None:
@@ -323,6 +335,7 @@ class App:
                 logger.error("cannot fork %s: %s", news.kind, news.error)
                 self.workers[news.kind].died(clock.monotonic())
             case ForkFailed():
+                self._forked()
                 failed = wire.Failure(ErrorCode.AT_CAPACITY.value, f"Cannot start a process: {news.error}")
                 self._carry_out(self.core.never_started(news.name, failed))
             case Exited() if news.kind in self.workers:
@@ -332,7 +345,13 @@ class App:
                 logger.info("supervisor of %s (pid %d) ended: %d", news.name, news.pid, news.code)
                 self._carry_out(self.core.child_ended(news.name, news.pid, news.code))
             case Forked():
+                self._forked()
                 logger.info("supervisor of %s forked, pid %d", news.name, news.pid)
+
+    def _forked(self) -> None:
+        self._forking -= 1
+        if self._forks_waiting:
+            self._fork_waiting()
 
     def _worker_started(self, news: Forked) -> None:
         self.workers[news.kind].started(news.pid)

@@ -38,6 +38,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     workspace_roots: list[str]
     pid: int = 0
     started_at: int = 0
+    umask: int = 0o022
 
 
 class Core:
@@ -151,11 +152,8 @@ class Core:
 
     def _stop_session(self, to: ReplyTo, body: wire.StopSession, now: float) -> list[Effect]:
         target = body.target.lower()
-        pending = self.spawns.pending.get(target)
-        if pending is not None and target not in self.sessions.live:
-            pending.stopped = True  # its supervisor is turned away when it says hello
-            self.stops.begin(target, to, now)
-            return []
+        if target in self.spawns.pending and target not in self.sessions.live:
+            return self._stop_starting(to, target, body, now)
         info = self.sessions.resolve(body.target)
         if info.phase is Phase.ENDED:
             return [Answer(to, wire.SessionStopped("already_gone", info.session_id))]
@@ -168,6 +166,15 @@ class Core:
         if not self.stops.begin(info.session_id, to, now):
             return []
         return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by))]
+
+    def _stop_starting(self, to: ReplyTo, session_id: str, body: wire.StopSession, now: float) -> list[Effect]:
+        """A stop that arrives while the session is starting wins over the start."""
+        begun = self.stops.begin(session_id, to, now)
+        peer = self.peers.named(wire.session_peer(session_id))
+        if peer is None:
+            self.spawns.pending[session_id].stopped = True  # its supervisor is turned away when it says hello
+            return []
+        return [Send(peer.identity, peer.name, wire.StopSession(session_id, body.by))] if begun else []
 
     def _send_text(self, to: ReplyTo, body: wire.SendText, now: float) -> list[Effect]:
         info = self.sessions.resolve(body.target)
@@ -201,9 +208,17 @@ class Core:
         stopped = wire.Failure(
             ErrorCode.SHUTTING_DOWN.value, "The runner stopped.", "Start it again: hapi runner start"
         )
+        peers = [self.peers.named(wire.session_peer(key)) for key in self.spawns.pending]
+        refused = [Send(peer.identity, peer.name, wire.Refused("the runner stops")) for peer in peers if peer]
         starting = [answer for key in list(self.spawns.pending) for answer in self.spawns.settle(key, stopped)]
         deferred = [Answer(kept.to, stopped) for kept in self.adoption.give_up()]
-        rest = [*starting, *deferred, *self.stops.end_all(stopped), *self.relays.end_all(stopped)]
+        rest: list[Effect] = [
+            *refused,
+            *starting,
+            *deferred,
+            *self.stops.end_all(stopped),
+            *self.relays.end_all(stopped),
+        ]
         return [*answers, *rest, Quit(self._restart)]
 
     # -------------------------------------------------------------------------------------------- peers
@@ -274,6 +289,7 @@ class Core:
             workspace_roots=self.settings.workspace_roots,
             runner_pid=self.settings.pid,
             runner_started_at=self.settings.started_at,
+            umask=self.settings.umask,
         )
 
     def child_ended(self, session_id: str, pid: int, code: int) -> list[Effect]:

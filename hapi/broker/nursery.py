@@ -1,6 +1,6 @@
 """The broker's end of the nursery: starts it, orders forks, hears of them. Never blocks for long.
 
-Orders are tiny (a kind and a session id), so the pipe cannot fill up within the bound on spawns under way; what a
+Orders are tiny (a kind and a session id), and `app` bounds how many are under way, so the pipe cannot fill up; what a
 session is to do, its supervisor asks the broker itself.
 """
 

@@ -92,7 +92,7 @@ def hoist_namespace(arguments: list[str]) -> list[str]:
     words = list(arguments)
     while words:
         word = words.pop(0)
-        if word == "--" or word in _PASS_THROUGH:
+        if word == "--" or (word in _PASS_THROUGH and not any(not earlier.startswith("-") for earlier in rest)):
             rest += [word, *words]
             break
         if word == "--namespace" and words:

@@ -21,7 +21,7 @@ from hapi.paths import Paths
 
 DEFAULT_AGENT = "claude"
 _MARGIN_S = 10.0
-_SECRETS = frozenset({"CLI_API_TOKEN"})
+_SECRETS = frozenset({"CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON"})
 _AGENT_WORDS = "hapi.agent_words"
 _NAME = re.compile(r"[^-./~][^/]*")
 
@@ -98,6 +98,7 @@ def spawn(  # noqa: PLR0913, PLR0917 - one parameter per option
         worktree=worktree,
         args=context.meta.get(_AGENT_WORDS, []),
         env=environment(),
+        umask=_umask(),
     )
     with output.Progress(f"Starting {output.clean(order.agent)} …") as progress:
         launch.ensure_running(config, progress)
@@ -109,6 +110,13 @@ def spawn(  # noqa: PLR0913, PLR0917 - one parameter per option
         output.say(spawned.info.session_id)
         if spawned.existing:
             output.note("That session was running already; nothing was started.")
+
+
+def _umask() -> int:
+    """Ours, which can only be read by setting it."""
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
 
 
 def environment() -> dict[str, str]:

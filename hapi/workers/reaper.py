@@ -10,12 +10,14 @@ import logging
 import os
 import signal
 from importlib import metadata
+from pathlib import Path
 
 import setproctitle
 
 import hapi
 from hapi import clock, config, log, procs, wire
 from hapi.ids import ProcessId
+from hapi.kin import is_ours
 from hapi.workers.link import Link
 
 KILL_DEADLINE_S = 3.0
@@ -27,8 +29,10 @@ logger = logging.getLogger(__name__)
 class Reaper:
     """Watches the sessions that the broker names. `run` ends when the lifeline to the broker breaks."""
 
-    def __init__(self, link: Link, heartbeat_s: float) -> None:
+    def __init__(self, link: Link, home: Path, heartbeat_s: float) -> None:
         self._link = link
+        self._home = home
+        self._unsent: list[wire.SupervisorGone] = []
         self._heartbeat_s = heartbeat_s
         self._watched: dict[str, tuple[wire.Watched, int | None]] = {}
         self._ended: set[str] = set()
@@ -43,6 +47,10 @@ class Reaper:
             if isinstance(body, wire.Watch):
                 for watched in body.sessions:
                     self._watch(watched)
+            elif isinstance(body, wire.Welcome):
+                unsent, self._unsent = self._unsent, []
+                for gone in unsent:
+                    self._tell(gone)
             elif isinstance(body, wire.Unwatch) and body.session_id in self._watched:
                 self._ended.add(body.session_id)
 
@@ -72,7 +80,7 @@ class Reaper:
             return
         if session_id in self._ended:
             self._ended.discard(session_id)
-            self._link.send(wire.BROKER, wire.SupervisorGone(session_id=session_id, process=watched.supervisor))
+            self._tell(wire.SupervisorGone(session_id=session_id, process=watched.supervisor))
             return
         task = asyncio.get_running_loop().create_task(self._clean_up(watched), name=f"reap {session_id}")
         self._reaping.add(task)
@@ -80,7 +88,7 @@ class Reaper:
 
     async def _clean_up(self, watched: wire.Watched) -> None:
         """End what a dead supervisor left behind, then tell the broker. At most KILL_DEADLINE_S."""
-        left = await asyncio.to_thread(_left_behind, watched)
+        left = await asyncio.to_thread(_left_behind, watched, self._home)
         for process in left:
             procs.send_signal(process, signal.SIGKILL)
         survivors = await _wait_gone(left, KILL_DEADLINE_S)
@@ -91,7 +99,12 @@ class Reaper:
             reaped=len(left) - len(survivors),
             survivors=[process.pid for process in survivors],
         )
-        self._link.send(wire.BROKER, gone)
+        self._tell(gone)
+
+    def _tell(self, gone: wire.SupervisorGone) -> None:
+        """Tell the broker of a death; what cannot be told now is told after its next welcome."""
+        if not self._link.send(wire.BROKER, gone):
+            self._unsent.append(gone)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """One heartbeat: sweep, then report. Also catches deaths where there is no pidfd."""
@@ -111,14 +124,18 @@ def installed_version() -> str:
         return hapi.__version__
 
 
-def _left_behind(watched: wire.Watched) -> list[ProcessId]:
-    """The agent, its descendants, and whoever carries the session's mark in its environment."""
+def _left_behind(watched: wire.Watched, home: Path) -> list[ProcessId]:
+    """The agent, its descendants, and whoever carries the session's mark in its environment; no runner's processes."""
+
+    def spare(pid: int) -> bool:
+        return is_ours(pid, home)
+
     found = {process.pid: process for process in procs.marked(SESSION_MARK, watched.session_id)}
     if watched.agent is not None and procs.is_alive(watched.agent):
         found[watched.agent.pid] = watched.agent
-        found.update((process.pid, process) for process in procs.descendants(watched.agent.pid))
+        found.update((process.pid, process) for process in procs.descendants(watched.agent.pid, spare))
     found.pop(os.getpid(), None)
-    return list(found.values())
+    return [process for process in found.values() if not spare(process.pid)]
 
 
 async def _wait_gone(processes: list[ProcessId], deadline_s: float) -> list[ProcessId]:
@@ -154,7 +171,7 @@ async def _serve(settings: config.Config, lifeline: int) -> None:
         return wire.Hello(name=wire.REAPER, process=procs.own_identity(), version=hapi.__version__)
 
     link = Link(settings.paths.bus_endpoint, wire.REAPER, wire.FOR_REAPER, hello)
-    work = asyncio.create_task(Reaper(link, settings.heartbeat_interval_ms / 1000).run(), name="reaper")
+    work = asyncio.create_task(Reaper(link, settings.home, settings.heartbeat_interval_ms / 1000).run(), name="reaper")
     asyncio.get_running_loop().add_reader(lifeline, work.cancel)
     try:
         await work

@@ -808,3 +808,20 @@ def test_requests_for_a_session_that_stays_silent_are_answered_after_the_grace(c
     core.request(cli(1), wire.StopSession(ID), T)
     due = core.next_deadline()
     assert the_answer(core.tick(due)).status == "still_alive"
+
+
+def test_a_stop_between_the_order_and_the_first_news_reaches_the_supervisor(core):
+    """It was kept for a hello that had been said already: the session came up, and the stop said `still_alive`."""
+    core.request(cli(1), order(), T)
+    greet(core, NAME)
+    (effect,) = core.request(cli(2), wire.StopSession(ID), T)
+    assert (effect.to, type(effect.body)) == (NAME, wire.StopSession)
+    effects = tell(core, NAME, wire.SessionStopped("stopped", ID, "during_start"))
+    assert answers(effects) == [(2, wire.SessionStopped("stopped", ID, "during_start"))]
+
+
+def test_a_supervisor_that_is_starting_is_sent_away_when_the_runner_stops(core):
+    core.request(cli(1), order(), T)
+    greet(core, NAME)
+    effects = core.stop_runner("me", T)
+    assert [(effect.to, type(effect.body)) for effect in effects if isinstance(effect, Send)] == [(NAME, wire.Refused)]

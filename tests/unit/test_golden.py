@@ -66,6 +66,7 @@ ORDER = wire.Spawn(
     resume="native-1",
     existing=True,
     config={"k": "v"},
+    umask=0o027,
 )
 HUB = wire.HubStatus(
     url="http://hub", online=True, reason="fine", refused=True, retry_at=AT, machine_id="mac", counters={"sent": 1}
@@ -142,6 +143,7 @@ MESSAGES = (
         workspace_roots=["/home/u"],
         runner_pid=1,
         runner_started_at=AT,
+        umask=0o027,
     ),
     wire.Refused("too late"),
     wire.HelloWanted(),

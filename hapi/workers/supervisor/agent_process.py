@@ -25,6 +25,7 @@ from hapi.ids import ProcessId
 
 LINE_LIMIT = 64 * 1024 * 1024
 STDERR_TAIL_LINES = 20
+STDERR_LINE_LIMIT = 400
 AGENT_LOG_BYTES = 5 * 1024 * 1024
 _STDERR_CHUNK = 64 * 1024
 _PR_SET_CHILD_SUBREAPER = 36
@@ -43,6 +44,15 @@ class Rung(msgspec.Struct, frozen=True):
 EOF = Rung("eof", 1.5)
 TERMINATE = Rung("terminate", 3.0)
 KILL = Rung("kill", 3.0)
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """How to run an agent. `umask` is the user's, not ours."""
+
+    argv: list[str]
+    directory: str
+    environment: dict[str, str]
+    umask: int = 0o022
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -70,8 +80,9 @@ def become_subreaper() -> None:
 class AgentProcess:
     """A running agent. Make one with `start`; end it with `stop`, also after it has exited by itself."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, spare: Callable[[int], bool]) -> None:
         self._process = process
+        self._spare = spare
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
@@ -86,22 +97,24 @@ class AgentProcess:
         self._stderr_closed = asyncio.Event()
 
     @classmethod
-    async def start(cls, argv: list[str], directory: str, environment: dict[str, str], log: Path) -> AgentProcess:
-        """Run `argv`. Raises HapiError(agent_unavailable or bad_directory) with the system's reason."""
+    async def start(cls, launch: Launch, log: Path, spare: Callable[[int], bool]) -> AgentProcess:
+        """Run an agent; its stderr goes to `log`, and a stop leaves alone what `spare` names. Raises HapiError(agent_unavailable or bad_directory) with the system's reason."""
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - a fork of ours; awaiting it would buy nothing
-                argv,
-                cwd=directory,
-                env=environment,
+                launch.argv,
+                cwd=launch.directory,
+                env=launch.environment,
+                umask=launch.umask,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
         except OSError as error:
-            code = ErrorCode.BAD_DIRECTORY if error.filename == directory else ErrorCode.AGENT_UNAVAILABLE
-            raise HapiError(code, f"Cannot run {argv[0]} in {directory}: {error.strerror}.") from None
-        agent = cls(process, log)
+            code = ErrorCode.BAD_DIRECTORY if error.filename == launch.directory else ErrorCode.AGENT_UNAVAILABLE
+            message = f"Cannot run {launch.argv[0]} in {launch.directory}: {error.strerror}."
+            raise HapiError(code, message) from None
+        agent = cls(process, log, spare)
         await agent._connect()
         return agent
 
@@ -154,11 +167,14 @@ class AgentProcess:
         self._gone.set()
 
     def _tree(self) -> list[ProcessId]:
-        """Every living descendant of ours; with a subreaper that is all that the agent ever started."""
+        """Every living descendant of ours; with a subreaper that is all that the agent ever started.
+
+        A runner that the agent started (see hapi.kin) is not among them.
+        """
         if procs.LINUX:
-            return procs.descendants(os.getpid())
+            return procs.descendants(os.getpid(), self._spare)
         own = [self.identity] if self.identity is not None and procs.is_alive(self.identity) else []
-        return [*own, *procs.descendants(self.pid)]
+        return [*own, *procs.descendants(self.pid, self._spare)]
 
     def _signal_tree(self, number: signal.Signals) -> None:
         for process in self._tree():
@@ -189,7 +205,7 @@ class AgentProcess:
         await loop.connect_read_pipe(lambda: _StderrSink(self._take_stderr, self._stderr_closed), _pipe(process.stderr))
 
     def _take_stderr(self, data: bytes) -> None:
-        self._tail.extend(data.decode(errors="replace").splitlines())
+        self._tail.extend(line[:STDERR_LINE_LIMIT] for line in data.decode(errors="replace").splitlines())
         try:
             if self._logged + len(data) > AGENT_LOG_BYTES:
                 self._log.replace(self._log.with_name(f"{self._log.name}.1"))

@@ -29,7 +29,8 @@ from hapi.workers.supervisor.start import Starter, first_info
 
 WELCOME_DEADLINE_S = 10.0
 FAREWELL_S = 3.0
-FAREWELL_OFFLINE_S = 0.2  # the connector takes the last words along and tells the hub when it can
+DETAIL_LIMIT = 4_000
+FAREWELL_OFFLINE_S = 0.2  # the connector has been handed the last words, and tells the hub when it can
 _REASONS = {"user": EndReason.STOPPED_BY_USER, "hub": EndReason.STOPPED_FROM_HUB}
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,10 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until the session has ended, or nobody wants it."""
         receiving = self._spawn_task(self._receive())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        for number in (signal.SIGINT, signal.SIGHUP):  # handled, not ignored: the agent would inherit that
+            loop.add_signal_handler(number, logger.info, "passed over signal %d", number)
         patience = asyncio.get_running_loop().call_later(WELCOME_DEADLINE_S, self._give_up)
         try:
             await self._done.wait()
@@ -99,7 +103,7 @@ class Supervisor:
             except HapiError as error:
                 self._link.reply(header, wire.failure(error))
             except OSError as error:
-                refusal = HapiError(ErrorCode.INTERNAL, f"Cannot write to disk: {error.strerror}", "Make room.")
+                refusal = HapiError(ErrorCode.DISK, f"Cannot write to disk: {error.strerror}.", "Make room.")
                 self._link.reply(header, wire.failure(refusal))
             except Exception as error:  # a bug of ours must not make the session deaf
                 logger.exception("%s failed", type(body).__name__)
@@ -166,12 +170,14 @@ class Supervisor:
             order = welcome.order
             self._info = first_info(order, self._settings.namespace, 1, started_at=now_ms(), version=hapi.__version__)
             self._info.supervisor = self._process
-            self._starting = self._spawn_task(self._start(order, self._info, welcome.workspace_roots))
+            umask = welcome.umask if order.umask is None else order.umask
+            starter = Starter(self._settings, self._directory, welcome.workspace_roots, umask)
+            self._starting = self._spawn_task(self._start(order, self._info, starter))
 
-    async def _start(self, order: wire.Spawn, info: wire.SessionInfo, roots: list[str]) -> None:
+    async def _start(self, order: wire.Spawn, info: wire.SessionInfo, starter: Starter) -> None:
         try:
             self._claim(order, info)
-            started = await Starter(self._settings, self._directory, roots).run(order, info)
+            started = await starter.run(order, info)
         except HapiError as error:
             if self._stopped_early is None:
                 self._failed(info, error)
@@ -197,7 +203,7 @@ class Supervisor:
             self._directory.write_state(info)
         except OSError as error:
             message = f"Cannot write {self._directory.path}: {error.strerror}"
-            raise HapiError(ErrorCode.INTERNAL, message, "Is the disk full?") from None
+            raise HapiError(ErrorCode.DISK, message, "Is the disk full?") from None
         title.show(info)
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(info)))
 
@@ -216,7 +222,7 @@ class Supervisor:
         logger.warning("spawn failed: %s %s", error.message, error.hint)
         info.phase, info.ended_at = Phase.ENDED, now_ms()
         info.reason = self._stopped_early or EndReason.SPAWN_FAILED
-        info.detail = f"{error.message}\n{error.hint}".strip()
+        info.detail = f"{error.message}\n{error.hint}".strip()[:DETAIL_LIMIT]
         if error.code is not ErrorCode.ALREADY_RUNNING:
             try:
                 self._directory.write_state(info)
@@ -278,8 +284,6 @@ def _stopped_early() -> HapiError:
 def main(namespace: str, session_id: str) -> None:
     """Entry point of a supervisor's process, called in a fork of the nursery."""
     title.show_starting(namespace, session_id)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     become_subreaper()
     asyncio.run(_serve(namespace, session_id))
 

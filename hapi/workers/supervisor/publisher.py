@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import msgspec
 
 from hapi import wire
 from hapi.clock import now_ms
@@ -15,6 +17,7 @@ from hapi.workers.link import Link
 WINDOW = 64
 RESEND_S = 20.0
 WINDOW_BYTES = 1024 * 1024
+JOURNAL_LIMIT_BYTES = 32 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,8 @@ class Publisher:
         """
         if len(wire.encode_unlimited(event)) > wire.MAX_ORDER_BYTES:
             raise OSError(errno.EMSGSIZE, "the event is too large for the bus")
+        if self._journal.size > JOURNAL_LIMIT_BYTES:
+            raise OSError(errno.EFBIG, "the hub has been away for too long: the journal is full")
         self._journal.emit(event, now_ms())
         self._all_delivered.clear()
         self._loop.call_soon(self._pump)
@@ -75,6 +80,7 @@ class Publisher:
             return True
         if not self._hub:
             return False
+        self._send_rest()
         try:
             await asyncio.wait_for(self._all_delivered.wait(), timeout_s)
         except TimeoutError:
@@ -83,8 +89,19 @@ class Publisher:
 
     def _send_snapshot(self) -> None:
         self._snapshot_due = False
-        if self._hub:
-            self._link.send(wire.HUB, self._snapshot())
+        if not self._hub:
+            return
+        snapshot = self._snapshot()
+        if len(wire.encode_unlimited(snapshot)) > wire.MAX_ORDER_BYTES:
+            logger.warning("the snapshot is too large; settled permission requests are left out")
+            snapshot = msgspec.structs.replace(snapshot, outcomes=[])
+        self._link.send(wire.HUB, snapshot)
+
+    def _send_rest(self) -> None:
+        """At the end: hand the connector all that is left, so that it can tell the hub when we are gone."""
+        for batch in self._batches(self._sent):
+            if self._link.send(wire.HUB, wire.Events(batch)):
+                self._sent = batch[-1].seq
 
     def _pump(self) -> None:
         unconfirmed = self._journal.state.unconfirmed
@@ -92,16 +109,26 @@ class Publisher:
             return
         if self._snapshot_due:
             self._send_snapshot()  # the connector must know the session before its events
-        batch: list[wire.NumberedEvent] = []
-        size = 0
-        for event in unconfirmed.values():
-            size += len(wire.encode_unlimited(event))
-            if batch and (len(batch) >= WINDOW or size > WINDOW_BYTES):
-                break
-            batch.append(event)
+        batch = next(self._batches(self._sent))
         if self._link.send(wire.HUB, wire.Events(batch)):
             self._sent = batch[-1].seq
         self._arm_resend()
+
+    def _batches(self, after: int) -> Iterator[list[wire.NumberedEvent]]:
+        """The unconfirmed events behind number `after`, in windows."""
+        batch: list[wire.NumberedEvent] = []
+        size = 0
+        for event in self._journal.state.unconfirmed.values():
+            if event.seq <= after:
+                continue
+            length = len(wire.encode_unlimited(event))
+            if batch and (len(batch) >= WINDOW or size + length > WINDOW_BYTES):
+                yield batch
+                batch, size = [], 0
+            batch.append(event)
+            size += length
+        if batch:
+            yield batch
 
     def _arm_resend(self) -> None:
         if self._resend is not None:

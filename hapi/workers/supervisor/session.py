@@ -28,6 +28,9 @@ from hapi.workers.supervisor.start import Started
 
 CANCEL_GRACE_S = 1.0
 LIVE_THINKING_S = 0.25
+TURNS = "turns"
+DISK_WAIT_S = 0.5
+DISK_WAIT_LONGEST_S = 10.0
 _DETAIL_LIMIT = 2_000
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class Session:
         self._turn_over = asyncio.Event()
         self._stopping: asyncio.Task[wire.SessionStopped] | None = None
         self._live_at = 0.0
+        self._disk_wait_s = DISK_WAIT_S
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # ------------------------------------------------------------------------------------------------- its life
@@ -67,7 +71,7 @@ class Session:
         for note in self._started.notes:
             self._emit(wire.Note(note))
         self._move(Phase.IDLE)
-        self._start(self._serve_queue(), "turns")
+        self._start(self._serve_queue(), TURNS)
         self._start(self._watch_agent(), "agent")
 
     def hub_is(self, *, up: bool) -> None:
@@ -157,8 +161,8 @@ class Session:
 
     def say(self, text: str) -> None:
         """A person on this machine says something: the hub is shown it, the agent gets it. Raises OSError."""
-        self._emit(wire.UserText(text))
         self.receive(wire.UserMessage(id=new_session_id(), text=text, created_at=now_ms()))
+        self._emit(wire.UserText(text))
 
     def take_back(self, message: wire.CancelMessage) -> wire.MessageFate:
         """Whether a queued message can still be taken back; does so if it can. Raises OSError."""
@@ -194,12 +198,30 @@ class Session:
     async def _serve_queue(self) -> None:
         while True:
             await self._queued.wait()
-            while self._journal.state.queue and self._stopping is None:
-                await self._run_turn(next(iter(self._journal.state.queue.values())))
             self._queued.clear()
+            while self._journal.state.queue and self._stopping is None:
+                message = next(iter(self._journal.state.queue.values()))
+                if await self._take(message):
+                    await self._run_turn(message)
+
+    async def _take(self, message: wire.UserMessage) -> bool:
+        """Put on record that a message goes to the agent now; a disk that is full is tried again, not given up."""
+        try:
+            self._journal.taken(message.id)
+        except OSError as error:
+            logger.error("cannot journal: %s; trying again in %.1f s", error, self._disk_wait_s)  # noqa: TRY400
+            self.info.detail = f"The disk refuses: {error.strerror}. Messages wait."
+            self._announce()
+            try:
+                await asyncio.wait_for(self.ended.wait(), self._disk_wait_s)
+            except TimeoutError:
+                self._disk_wait_s = min(self._disk_wait_s * 2, DISK_WAIT_LONGEST_S)
+            return False
+        self._disk_wait_s = DISK_WAIT_S
+        return True
 
     async def _run_turn(self, message: wire.UserMessage) -> None:
-        self._journal.taken(message.id)
+        self.info.detail = None
         if message.local_id:
             self._emit(wire.Consumed([message.local_id]))
         self._turn_over.clear()
@@ -233,10 +255,11 @@ class Session:
         """An ACP session update."""
         for event in self._turn.update(update):
             self._emit(event)
-        thinking = self._turn.thinking
-        if thinking is not None and monotonic() - self._live_at >= LIVE_THINKING_S:
-            self._live_at = monotonic()
-            self._publisher.live(*thinking)
+        if monotonic() - self._live_at >= LIVE_THINKING_S:  # first the clock: the text is long to join
+            thinking = self._turn.thinking
+            if thinking is not None:
+                self._live_at = monotonic()
+                self._publisher.live(*thinking)
         if self._turn.title is not None and self._turn.title != self.info.title:
             self.info.title = self._turn.title
             self._announce()
@@ -340,6 +363,8 @@ class Session:
             logger.error("task %s failed", task.get_name(), exc_info=error)
             words = error.message if isinstance(error, HapiError) else f"Internal error: {error!r}"
             self._emit(wire.Note(words, is_error=True))
+            if task.get_name() == TURNS and self._stopping is None:  # it would be deaf: better a true end
+                self._start(self.stop(EndReason.SUPERVISOR_LOST), "stop")
 
 
 def _blocks(message: wire.UserMessage) -> list[dict[str, Any]]:

@@ -16,10 +16,11 @@ from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.errors import HapiError
+from hapi.kin import is_ours
 from hapi.lifecycle import Phase
 from hapi.store import SessionDirectory
 from hapi.workers.supervisor.acp_events import Turn
-from hapi.workers.supervisor.agent_process import AgentProcess
+from hapi.workers.supervisor.agent_process import AgentProcess, Launch
 from hapi.workers.supervisor.environment import agent_environment
 
 if TYPE_CHECKING:  # the driver brings half a second of imports
@@ -69,7 +70,9 @@ class Started:
 class Starter:
     """Starts one session. `run` either returns it ready, or raises and leaves no process and no worktree behind."""
 
-    def __init__(self, config: Config, directory: SessionDirectory, workspace_roots: list[str]) -> None:
+    def __init__(self, config: Config, directory: SessionDirectory, workspace_roots: list[str], umask: int) -> None:
+        """`umask` is the user's: what the session makes in the user's directories is not as private as our files."""
+        self._umask = umask
         self._config = config
         self._directory = directory
         self._roots = workspace_roots
@@ -106,12 +109,20 @@ class Starter:
         return dict(os.environ) if order.env is None else order.env
 
     def _prepare(self, started: Started) -> None:
+        ours = os.umask(self._umask)
+        try:
+            self._prepare_directory(started)
+        finally:
+            os.umask(ours)
+
+    def _prepare_directory(self, started: Started) -> None:
         order = started.order
         wants_worktree = order.worktree is not None
         create = self._config.create_directories and not wants_worktree
         path = workspace.prepare_directory(order.directory, self._roots, create=create)
         if order.worktree is not None:
-            started.worktree = workspace.create_worktree(path, order.worktree)
+            environment = agent_environment(self._base(order), order.session_id, {}, None)
+            started.worktree = workspace.create_worktree(path, order.worktree, environment)
             path = workspace.confine(started.worktree.worktree_path, self._roots)
         started.info.directory = str(path)
 
@@ -119,7 +130,9 @@ class Starter:
         base = self._base(started.order)
         extra = table.environment(agent, base.get("PATH"), base)
         environment = agent_environment(base, started.info.session_id, extra, started.worktree)
-        process = await AgentProcess.start(argv, started.info.directory, environment, self._directory.agent_log)
+        launch = Launch(argv, started.info.directory, environment, self._umask)
+        home = self._config.home
+        process = await AgentProcess.start(launch, self._directory.agent_log, lambda pid: is_ours(pid, home))
         started.agent = process
         started.info.agent_process = process.identity
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, process.reap)
