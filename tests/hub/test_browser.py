@@ -31,6 +31,16 @@ FLAGS = [
 ]
 
 
+# the web app's offer to install itself comes after a while and lies over the composer
+NO_INSTALL_BANNER = """
+addEventListener("DOMContentLoaded", () => {
+    const style = document.createElement("style");
+    style.textContent = ".fixed.bottom-4.left-4.right-4 { display: none !important }";
+    document.head.append(style);
+});
+"""
+
+
 @pytest.fixture
 def page(scratch: Path) -> Iterator[Page]:
     """A fresh profile in headless Chromium."""
@@ -44,6 +54,7 @@ def page(scratch: Path) -> Iterator[Page]:
         )
         page = browser.pages[0]
         page.set_default_timeout(15_000)
+        page.add_init_script(NO_INSTALL_BANNER)
         yield page
         browser.close()
 
@@ -57,7 +68,6 @@ def log_in(page: Page, hub: OfficialHub, token: str) -> None:
 
 def say(page: Page, words: str) -> None:
     composer = page.get_by_role("textbox").last
-    composer.click()
     composer.fill(words)
     composer.press("Enter")
 
