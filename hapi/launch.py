@@ -102,22 +102,22 @@ def restart(config: Config, roots: Sequence[str] = (), waiting: Waiting | None =
     return stopped, _launch(config, kept)
 
 
-def run_in_foreground(config: Config, roots: Sequence[str] = (), waiting: Waiting | None = None) -> NoReturn:
+def run_in_foreground(config: Config, roots: Sequence[str] = (), ready_fd: int | None = None) -> NoReturn:
     """Become the runner: this process is replaced, its stdio kept. A runner of another version is stopped first.
 
-    Raises HapiError(already_running) when one of this version runs.
+    `ready_fd` gets one JSON line when it answers or cannot start (docs/protocol.md). Raises HapiError(already_running) when one of this version runs.
     """
-    status = probe(config, waiting)
+    status = probe(config)
     kept = list(roots)
     if status is not None:
         if status.version == __version__:
             hint = "Stop it first: hapi runner stop"
             raise HapiError(ErrorCode.ALREADY_RUNNING, f"The runner is running already (pid {status.pid}).", hint)
         _refuse_supervised(status)
-        stop(config, waiting)
+        stop(config)
         kept = kept or status.workspace_roots
     sys.stdout.flush()
-    os.execve(sys.executable, command(config, kept), _environment())  # noqa: S606 - the runner is what we become
+    os.execve(sys.executable, command(config, kept, ready_fd), _environment())  # noqa: S606 - the runner is what we become
 
 
 def command(config: Config, roots: Sequence[str], ready_fd: int | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -46,11 +47,14 @@ def start(workspace_root: Roots = None, as_json: Json = False) -> None:  # noqa:
     "start-sync",
     epilog=examples("hapi runner start-sync", "HAPI_RUNNER_SUPERVISED=1 hapi runner start-sync   (in a service unit)"),
 )
-def start_sync(workspace_root: Roots = None) -> None:
+def start_sync(workspace_root: Roots = None, as_json: Json = False) -> None:  # noqa: FBT002
     """Be the runner, in the foreground: for systemd, launchd, containers, and for watching it start."""
     from hapi import launch
 
-    launch.run_in_foreground(load(), _roots(workspace_root))
+    ready = os.dup(sys.stdout.fileno()) if as_json else None  # the runner closes it when it has spoken
+    if ready is not None:
+        os.set_inheritable(ready, True)
+    launch.run_in_foreground(load(), _roots(workspace_root), ready)
 
 
 @app.command(epilog=examples("hapi runner stop", "hapi doctor clean   (stops the sessions as well)"))

@@ -113,6 +113,22 @@ class TestStart:
             process.kill()
             process.wait()
 
+    def test_start_sync_says_in_json_when_it_answers(self, runner: Runner) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hapi", "runner", "start-sync", "--json"],
+            env=runner.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            said = json.loads(process.stdout.readline())
+            assert said["pid"] == process.pid == runner.status()["pid"]
+            again = runner.hapi("runner", "start-sync", "--json", check=1)
+            assert again.json["error"]["code"] == "already_running"
+            process.terminate()
+            assert process.wait(10) == 0
+
 
 class TestStop:
     def test_sessions_live_on_and_are_found_again(self, runner: Runner) -> None:
