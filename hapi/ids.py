@@ -10,6 +10,7 @@ import msgspec
 from hapi.errors import ErrorCode, HapiError
 
 DEFAULT_NAMESPACE = "default"
+SESSION_MARK = "HAPI_SESSION_ID"  # in the environment of an agent and of all that it starts
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

@@ -16,13 +16,14 @@ from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.control import Control, Stopped, Waiting, stop
 from hapi.errors import ErrorCode, HapiError, NotRunning
+from hapi.ids import SESSION_MARK
 from hapi.paths import Paths
 
 if TYPE_CHECKING:
     import subprocess
 
 START_TIMEOUT_S = 5.0
-_SESSION_VARIABLES = ("HAPI_SESSION_ID", "HAPI_WORKTREE_")  # a runner that an agent starts is not the agent's
+_SESSION_VARIABLES = (SESSION_MARK, "HAPI_WORKTREE_")  # a runner that an agent starts is not the agent's
 _POLL_S = 0.05
 _KILL_S = 2.0
 _TAIL_LINES = 5

@@ -15,7 +15,7 @@ from hapi.cli import auth, hubcheck
 from hapi.config import Config
 from hapi.control import Control, command_line, lock_holder
 from hapi.errors import HapiError, NotRunning
-from hapi.ids import ProcessId
+from hapi.ids import SESSION_MARK, ProcessId
 from hapi.paths import Paths, all_namespaces
 from hapi.store import session_directories
 
@@ -29,8 +29,6 @@ LIBRARIES = (
     "setproctitle",
     "agent-client-protocol",
 )
-_SESSION_MARK = "HAPI_SESSION_ID"
-_HOME_MARK = "HAPI_RUNNER_HOME"
 Findings = list[dict[str, str]]
 
 
@@ -145,7 +143,7 @@ def processes(config: Config, findings: Findings) -> list[dict[str, Any]]:
 
 
 def marked(home: Path) -> list[ProcessId]:
-    """This user's processes that carry the mark of a session of this home, or of the home, in their environment."""
+    """This user's processes that carry the mark of a session of this home in their environment."""
     import psutil
 
     names = {
@@ -154,7 +152,7 @@ def marked(home: Path) -> list[ProcessId]:
     found = []
     for process in psutil.process_iter(["environ"]):
         environ = process.info["environ"] or {}
-        if environ.get(_SESSION_MARK) in names or environ.get(_HOME_MARK) == str(home):
+        if environ.get(SESSION_MARK) in names:
             who = procs.identity(process.pid)
             if who is not None:
                 found.append(who)

@@ -16,12 +16,11 @@ import setproctitle
 
 import hapi
 from hapi import clock, config, log, procs, wire
-from hapi.ids import ProcessId
+from hapi.ids import SESSION_MARK, ProcessId
 from hapi.kin import is_ours
 from hapi.workers.link import Link
 
 KILL_DEADLINE_S = 3.0
-SESSION_MARK = "HAPI_SESSION_ID"
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from hapi.ids import SESSION_MARK
 from hapi.wire import WorktreeInfo
-from hapi.workers.supervisor.environment import SESSION_MARK, agent_environment
+from hapi.workers.supervisor.environment import agent_environment
 
 BASE = {
     "PATH": "/bin",

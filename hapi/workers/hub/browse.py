@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hapi import workspace
 from hapi.errors import ErrorCode, HapiError
 
 MAX_ENTRIES = 5000
@@ -13,17 +14,14 @@ MAX_PATHS = 1000
 
 
 def confine(path: str, roots: list[str]) -> Path:
-    """`path` with every symlink and `..` resolved, if that lies in one of `roots` (any place if there are none).
+    """What the web calls `path`, a leading `~` included, by the one rule of `workspace.confine`.
 
-    It need not exist. Raises HapiError: outside_workspace_roots, or bad_request for what is not an absolute path.
+    Raises HapiError: outside_workspace_roots, or bad_request for what is not an absolute path.
     """
     expanded = os.path.expanduser(path)
     if not os.path.isabs(expanded) or "\0" in expanded:
         raise HapiError(ErrorCode.BAD_REQUEST, f"Not an absolute path: {path!r}")
-    real = Path(os.path.realpath(expanded))
-    if roots and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
-        raise HapiError(ErrorCode.OUTSIDE_WORKSPACE_ROOTS, "Directory is outside this machine's workspace roots")
-    return real
+    return workspace.confine(expanded, roots)
 
 
 def path_exists(paths: list[str], roots: list[str]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hapi.ids import SESSION_MARK
 from hapi.wire import WorktreeInfo
 
-SESSION_MARK = "HAPI_SESSION_ID"
 _OURS = ("CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID")
 
 
