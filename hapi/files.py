@@ -59,14 +59,14 @@ class FileLock:
         self._path = path
         self._fd: int | None = None
 
-    def acquire(self, note: str = "") -> bool:
-        """Take the lock; False if another process holds it. `note` is written for people.
+    def acquire(self, note: str = "", patience_s: float = _PROBE_S) -> bool:
+        """Take the lock; False if another process holds it for `patience_s`. `note` is written for people.
 
-        Waits _PROBE_S at most: `is_locked` takes the lock too, for microseconds. Raises OSError when the file cannot
-        be opened.
+        Without patience it would fail when `is_locked` looks, which takes the lock too, for microseconds. Raises
+        OSError when the file cannot be opened.
         """
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        deadline = time.monotonic() + _PROBE_S
+        deadline = time.monotonic() + patience_s
         while not _try_exclusive(fd):
             if time.monotonic() >= deadline:
                 os.close(fd)

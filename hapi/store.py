@@ -2,6 +2,7 @@
 
     sessions/<uuid>/spec.json    what was asked, never rewritten      sessions/<uuid>/journal    see hapi.journal
     sessions/<uuid>/state.json   SessionInfo, replaced atomically     sessions/<uuid>/*.log      bounded
+    sessions/<uuid>/untold.<n>   there while the hub has yet to hear of the end of generation n
 
 The only writer of a directory is its supervisor, which holds `lock` there; a record whose supervisor is proven dead
 is closed by the broker.
@@ -9,6 +10,7 @@ is closed by the broker.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -60,6 +62,41 @@ class SessionDirectory:
             return _state_decoder.decode(self.state.read_bytes())
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise HapiError(ErrorCode.STATE_UNREADABLE, f"{self.state}: {error}") from None
+
+    def promise(self, generation: int) -> None:
+        """From now on the hub is owed the end of that generation, whoever may die meanwhile. Raises OSError."""
+        os.close(os.open(self._untold(generation), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+    def is_told(self, generation: int) -> bool:
+        """Whether the hub has been told all of that generation, its end included."""
+        return not self._untold(generation).exists()
+
+    def told(self, generation: int) -> None:
+        """The hub has been told all. Raises OSError."""
+        self._untold(generation).unlink(missing_ok=True)
+
+    def newest_promise(self) -> int:
+        """The highest generation that the hub is still owed the end of; 0 for none."""
+        found = [path.suffix[1:] for path in self.path.glob("untold.*")]
+        return max((int(number) for number in found if number.isdigit()), default=0)
+
+    def _untold(self, generation: int) -> Path:
+        return self.path / f"untold.{generation}"
+
+    def state_is_damaged(self) -> bool:
+        """Whether what should be the record is none at all: missing, empty, no JSON object.
+
+        False for what may be another user's, or the record of a newer build: that is not ours to replace.
+        """
+        try:
+            content = msgspec.json.decode(self.state.read_bytes())
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return True
+        return not isinstance(content, dict) or "session_id" not in content
 
     def quarantine_state(self) -> Path:
         """Move a damaged record out of the way; returns where it is now. Raises OSError."""

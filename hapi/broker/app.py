@@ -15,7 +15,7 @@ import zmq
 import hapi
 from hapi import clock, procs, wire
 from hapi.broker import report
-from hapi.broker.core import Core, CoreSettings
+from hapi.broker.core import OS_SIGNAL, Core, CoreSettings
 from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, ReplyTo, Send, WriteReport
 from hapi.broker.nursery import Nursery
 from hapi.broker.peers import may_route
@@ -74,7 +74,7 @@ class App:
         for source in (self.transport.control, self.transport.bus, self._signals.fd):
             self._poller.register(source, zmq.POLLIN)
         now = clock.monotonic()
-        self._carry_out(self.core.adopt(scan(self.paths.sessions), now, clock.now_ms()))
+        self._carry_out(self.core.adopt(scan(self.paths.sessions, self.paths.namespace), now, clock.now_ms()))
         self._start_workers(now)
         self._write_report("running")
         while not self._done:
@@ -86,6 +86,7 @@ class App:
     # ------------------------------------------------------------------------------------------------- the loop
 
     def _serve(self, ready: dict[Any, int]) -> None:
+        self.core.now_ms = clock.now_ms()
         if self.transport.control in ready:
             self._serve_control()
         if self.transport.bus in ready:
@@ -131,7 +132,7 @@ class App:
     def _serve_signals(self) -> None:
         received = self._signals.received()
         if received & QUIT_SIGNALS:
-            self._carry_out(self.core.stop_runner("os-signal", clock.monotonic()))
+            self._carry_out(self.core.stop_runner(OS_SIGNAL, clock.monotonic()))
         if self._nursery is not None:
             self._nursery.reap()
 
