@@ -128,7 +128,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
     """All that the hub shows of a session apart from the chat. Whole state: the newest one replaces the others.
 
     `last_seq` is the number of the newest event that the hub has yet to confirm, 0 when it has them all: behind the
-    snapshot of an ended session nothing comes after that number.
+    snapshot of an ended session nothing comes after that number. None from a supervisor that does not say.
     """
 
     info: SessionInfo
@@ -140,7 +140,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
     models: list[Choice] = []
     modes: list[Choice] = []
     config: dict[str, str] = {}
-    last_seq: int = 0
+    last_seq: int | None = None
 
 
 class Attachment(msgspec.Struct, omit_defaults=True):

@@ -115,7 +115,8 @@ class SessionLink:
             return False
         if newest.info.reason == EndReason.SPAWN_FAILED and self.task is None:
             return True  # whoever asked has been told; the hub never heard of it
-        return self._end_said.is_set() and self.outbox.delivered >= newest.last_seq
+        known = newest.last_seq is not None and self.outbox.delivered >= newest.last_seq
+        return known and self._end_said.is_set()
 
     @property
     def deleted(self) -> bool:
