@@ -67,6 +67,9 @@ def restart_command(namespace: str, platform: str) -> str:
 def systemd_unit(service: Service) -> str:
     """The unit file of a systemd user service. Raises HapiError(bad_configuration) for text that it cannot hold."""
     _check(service)
+    if set(service.program[0]) & set("'\"\\"):
+        message = f"systemd runs no program whose path has quotes or backslashes: {service.program[0]}"
+        raise HapiError(ErrorCode.BAD_CONFIGURATION, message, "Install hapi elsewhere.")
     of = "" if service.namespace == DEFAULT_NAMESPACE else f", namespace {service.namespace}"
     name = unit_name(service.namespace).removesuffix(".service")
     variables = "".join(f"Environment={_word(f'{key}={value}')}\n" for key, value in service.variables.items())

@@ -1,17 +1,20 @@
 """A stand-in service manager: what systemd does for deploy/hapi-runner.service, where no real one can be asked.
 
 Restart=on-failure (an exit status other than 0 or a signal starts the unit again, 0 never does), KillMode=process
-(a stop signals the main process only), StartLimitBurst. tests/support/systemd.py runs the real one. RestartSec is 0 here.
+(a stop signals the main process only), StartLimitBurst. tests/support/systemd.py runs the real one.
 """
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Self
 
+from hapi import procs, unitfile
 from tests.support.runner import Runner
 
 _START_LIMIT = 5
@@ -30,13 +33,27 @@ class ServiceManager:
         namespace = [] if runner.namespace == "default" else ["--namespace", runner.namespace]
         self.command = [sys.executable, "-m", "hapi", *namespace, "runner", "start-sync", *arguments]
         self.environment = runner.environment | {"HAPI_RUNNER_SUPERVISED": "1"}
+        self.kill_mode = "process"
+        self.pause_s = 0.0
         self.exits: list[int] = []
         self.starts = 0
-        self._cwd = runner.project
+        self._runner = runner
         self._changed = threading.Condition()
         self._main: subprocess.Popen[bytes] | None = None
         self._keep = False
         self._thread: threading.Thread | None = None
+
+    @classmethod
+    def of_unit(cls, runner: Runner, unit: Path) -> Self:
+        """What an installed unit file asks for: its command, environment, KillMode and RestartSec."""
+        text = unit.read_text()
+        manager = cls(runner)
+        manager.command = unitfile.command_of_unit(text, runner.environment["HOME"])
+        assignments = [shlex.split(value)[0].replace("%%", "%") for value in values(text, "Environment")]
+        manager.environment = dict(assignment.split("=", 1) for assignment in assignments)
+        manager.kill_mode = "".join(values(text, "KillMode")) or "control-group"
+        manager.pause_s = float("".join(values(text, "RestartSec")) or 0.1)
+        return manager
 
     def __enter__(self) -> Self:
         self.start()
@@ -67,10 +84,17 @@ class ServiceManager:
         self.wait_starts(before + 1)
 
     def stop(self) -> None:
-        """`systemctl stop` with KillMode=process: SIGTERM to the main process alone, SIGKILL if it will not end."""
+        """`systemctl stop`: SIGTERM to the main process, SIGKILL if it will not end.
+
+        Only with another KillMode than process the signals go to all that the unit has started.
+        """
         with self._changed:
             self._keep = False
-            if self._main is not None:
+            self._changed.notify_all()
+            if self.kill_mode != "process":
+                for process in self._runner.processes():
+                    procs.send_signal(process, signal.SIGTERM)
+            elif self._main is not None:
                 self._main.send_signal(signal.SIGTERM)
         if self._thread is not None:
             self._thread.join(_STOP_S)
@@ -99,8 +123,11 @@ class ServiceManager:
 
     def _supervise(self) -> None:
         for _ in range(_START_LIMIT):
-            if self._once() == 0 or not self._keep:
+            if self._once() == 0:
                 return
+            with self._changed:
+                if self._changed.wait_for(lambda: not self._keep, self.pause_s):
+                    return
 
     def _once(self) -> int:
         """Run the main process to its end; its exit status, a signal's number negated."""
@@ -108,7 +135,11 @@ class ServiceManager:
             if not self._keep:
                 return 0
             self._main = subprocess.Popen(
-                self.command, env=self.environment, cwd=self._cwd, stdin=subprocess.DEVNULL, start_new_session=True
+                self.command,
+                env=self.environment,
+                cwd=self._runner.project,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
             self.starts += 1
             self._changed.notify_all()
@@ -118,3 +149,8 @@ class ServiceManager:
             self.exits.append(status)
             self._changed.notify_all()
         return status
+
+
+def values(text: str, key: str) -> list[str]:
+    """What a unit file says for a key, line by line."""
+    return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
