@@ -97,13 +97,19 @@ def uninstall(manager: Manager) -> Uninstalled:
 
 
 def facts(config: Config, roots: Sequence[str]) -> Service:
-    """The service that starts what runs now: this program, this home, this namespace, this PATH."""
+    """The service that starts what runs now: this program, home, namespace, PATH and umask."""
     environment = {"PATH": _search_path(os.environ.get("PATH", os.defpath))}
     if config.home != _service_home() / ".hapi":
         environment["HAPI_HOME"] = str(config.home)
     if python_path := launch.environment().get("PYTHONPATH"):
         environment["PYTHONPATH"] = python_path
-    return Service(program=program(), namespace=config.namespace, roots=list(roots), environment=environment)
+    return Service(
+        program=program(),
+        namespace=config.namespace,
+        roots=list(roots),
+        environment=environment,
+        umask=files.own_umask(),
+    )
 
 
 def program() -> list[str]:

@@ -26,13 +26,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A runner as a service manager has to start it.
 
     `program` is what stands for `hapi`, its first word an absolute path; `environment` comes on top of the mark that
-    makes it a supervised runner.
+    makes it a supervised runner; `umask` is for what agents write, the runner's own files are always private.
     """
 
     program: list[str]
     namespace: str = DEFAULT_NAMESPACE
     roots: list[str] = []
     environment: dict[str, str] = {}
+    umask: int = 0o022
 
     @property
     def command(self) -> list[str]:
@@ -91,7 +92,7 @@ RestartSec=2
 # One agent that the kernel ends for want of memory does not take the runner along.
 OOMPolicy=continue
 TasksMax=infinity
-UMask=0077
+UMask={service.umask:04o}
 
 [Install]
 WantedBy=default.target
@@ -111,7 +112,7 @@ def launchd_plist(service: Service) -> str:
         "ExitTimeOut": 15,
         "AbandonProcessGroup": True,
         "ProcessType": "Interactive",
-        "Umask": 0o077,
+        "Umask": service.umask,
     }
     head, plist, body = plistlib.dumps(keys, sort_keys=False).decode().partition("<plist ")
     return f"{head}<!-- {MARK}, which replaces it. -->\n{plist}{body}"
