@@ -55,11 +55,14 @@ def install(config: Config, manager: Manager, roots: Sequence[str] = (), *, forc
 def start(config: Config, manager: Manager, installed: Installed, waiting: control.Waiting | None = None) -> None:
     """Have the manager start the unit now and at every login; a detached runner hands over, its sessions live on.
 
-    Returns when the unit's runner answers, START_TIMEOUT_S at most. Raises HapiError: missing_tool and
-    service_manager before anything is stopped; later ones only after the detached runner has been started again.
+    Returns when the unit's runner answers, START_TIMEOUT_S at most. Raises HapiError: missing_tool, service_manager,
+    already_running (it is another service's) before anything is stopped; later ones only after the detached runner
+    has been started again.
     """
     manager.check()
     before = launch.probe(config, waiting)
+    if before is not None and before.supervised and before.pid != manager.main_pid():
+        raise _another(before, manager)
     detached = before if before is not None and not before.supervised else None
     if detached:
         installed.replaced = control.stop(config, waiting).pid
@@ -204,10 +207,14 @@ def _await_runner(config: Config, manager: Manager) -> int:
             break
         select.select([], [], [], _POLL_S)  # the socket appears: that cannot be waited for
     if status is not None:
-        message = f"Another runner (pid {status.pid}) answers, not the one of {manager.unit}."
-        raise HapiError(ErrorCode.ALREADY_RUNNING, message, "hapi runner stop, then: hapi runner install --now")
+        raise _another(status, manager)
     message = f"{manager.unit} was started, but no runner answers within {START_TIMEOUT_S:g} s."
     raise HapiError(ErrorCode.START_FAILED, message, f"{manager.trouble()}; {config.paths.log('runner')}")
+
+
+def _another(status: wire.Status, manager: Manager) -> HapiError:
+    message = f"Another runner (pid {status.pid}) answers, not the one of {manager.unit}."
+    return HapiError(ErrorCode.ALREADY_RUNNING, message, "Stop it where it is kept, then: hapi runner install --now")
 
 
 def _go_back(config: Config, manager: Manager, detached: wire.Status) -> None:
