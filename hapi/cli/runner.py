@@ -12,7 +12,7 @@ from hapi import __version__
 from hapi.cli import logs, output, status
 from hapi.cli.common import AllNamespaces, Json, WorkspaceRoots, absolute_roots, examples, load
 from hapi.control import Stopped
-from hapi.errors import EXIT_OK
+from hapi.errors import EXIT_OK, HapiError
 from hapi.launch import Started
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The runner: start, stop, look, spawn sessions.")
@@ -31,6 +31,8 @@ def start(workspace_root: WorkspaceRoots = None, as_json: Json = False) -> None:
     _say_started(started, as_json=as_json)
     if started.already and roots and not as_json:
         output.note("It keeps the workspace roots it has; to change them: hapi runner restart --workspace-root …")
+    if not started.already and not as_json:
+        _say_whose(configuration.namespace)
 
 
 @app.command(
@@ -112,6 +114,18 @@ def show_logs(
         output.say_json({"path": str(path)})
     else:
         output.say(str(path))
+
+
+def _say_whose(namespace: str) -> None:
+    """A runner that was just started by hand is not the installed service's; whoever has one wants to know."""
+    from hapi import managers
+
+    try:
+        manager = managers.manager_for(namespace)
+    except HapiError:
+        return
+    if manager.path.exists():
+        output.note(f"It is not kept by {manager.unit}, which is installed; to hand it over: hapi runner install --now")
 
 
 def _say_started(started: Started, *, as_json: bool) -> None:

@@ -189,7 +189,7 @@ class TestUnderSystemd:
     ) -> None:
         """Written, verified by systemd-analyze without a word, started by systemd from that file, and it serves.
 
-        Seen to fail: with `sys.argv[0]` instead of program() in service.facts.
+        Seen to fail: with `sys.argv[0]` in place of program() in service.facts; without HAPI_HOME there.
         """
         installed = install(runner, "--now")
         assert verify(Path(installed["path"])) == ""
@@ -224,10 +224,13 @@ class TestUnderAStandIn:
     ) -> None:
         """The same arguments (namespace, roots) after the hub's restart button and after SIGKILL; stop is obeyed.
 
-        Seen to fail: without EXIT_RESTART in App._exit_status; without `--namespace` in unitfile.Service.command.
+        Seen to fail: without EXIT_RESTART in App._exit_status; without `--namespace`, and without `--workspace-root`,
+        in unitfile.Service.command.
         """
         at_home(online)
-        unit = Path(install(online, "--namespace", online.namespace, "--workspace-root", str(online.project))["path"])
+        online.settings(cliApiToken=online.token.partition(":")[0])  # only --namespace says which namespace it is
+        online.environment["HAPI_NAMESPACE"] = online.namespace
+        unit = Path(install(online, "--workspace-root", str(online.project))["path"])
         assert online.namespace in unit.name
         with ServiceManager.of_unit(online, unit) as manager:
             machine = online.wait_online(web)
@@ -284,7 +287,7 @@ class TestUnderAStandIn:
     def test_trap_38_the_installed_command_exists_and_runs(self, alone: Runner) -> None:
         """The file is accepted by systemd-analyze, and its ExecStart with its Environment alone is a runner that serves.
 
-        Seen to fail: without HAPI_HOME in service.facts.
+        Seen to fail: without HAPI_HOME in service.facts; with `sys.argv[0]` in place of program() there.
         """
         if not systemd.SYSTEMD.exists():
             skip_or_fail("systemd", "systemd-analyze is not installed: apt-get install systemd")
@@ -317,6 +320,7 @@ class TestWithoutAServiceManager:
     def test_the_file_alone_needs_none_and_goes_without_one(self, alone: Runner) -> None:
         written = install(alone)
         assert written["outcome"] == "installed"
+        assert "to hand it over" in alone.hapi("runner", "start", check=0).err
         assert install(alone)["outcome"] == "already_installed"
         assert stat.S_IMODE(Path(written["path"]).stat().st_mode) == 0o600
         removed = alone.hapi("runner", "uninstall", "--json", check=0).json

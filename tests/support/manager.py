@@ -50,7 +50,8 @@ class ServiceManager:
         manager = cls(runner)
         manager.command = unitfile.command_of_unit(text, runner.environment["HOME"])
         assignments = [shlex.split(value)[0].replace("%%", "%") for value in values(text, "Environment")]
-        manager.environment = dict(assignment.split("=", 1) for assignment in assignments)
+        manager.environment = {"HOME": runner.environment["HOME"]}  # as service managers do
+        manager.environment |= dict(assignment.split("=", 1) for assignment in assignments)
         manager.kill_mode = "".join(values(text, "KillMode")) or "control-group"
         manager.pause_s = float("".join(values(text, "RestartSec")) or 0.1)
         return manager
