@@ -41,6 +41,13 @@ def quarantine(path: Path) -> Path:
     return target
 
 
+def own_umask() -> int:
+    """This process's umask, which can only be read by setting it."""
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
 def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

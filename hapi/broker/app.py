@@ -81,6 +81,9 @@ class App:
             ready = dict(self._poller.poll(self._poll_ms()))
             self._serve(ready)
         self._wind_up()
+        return self._exit_status()
+
+    def _exit_status(self) -> int:
         return EXIT_RESTART if self._restart and self.config.supervised else 0
 
     # ------------------------------------------------------------------------------------------------- the loop
@@ -264,6 +267,7 @@ class App:
                 namespace=self.paths.namespace,
                 workers={name: worker.pid for name, worker in self.workers.items()},
                 workspace_roots=self.core.settings.workspace_roots,
+                supervised=self.config.supervised,
                 status=status,
                 last_heartbeat=None if self.core.last_heartbeat is None else clock.iso(self.core.last_heartbeat),
             ),
@@ -397,7 +401,7 @@ class App:
 
     def _wind_up(self) -> None:
         """End the workers: the broken lifeline tells them; whoever is left after a second is killed."""
-        self._write_report("stopped")
+        self._write_report("restarting" if self._exit_status() else "stopped")
         self.transport.close()
         os.close(self._lifeline)
         ending = zmq.Poller()

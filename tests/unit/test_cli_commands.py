@@ -340,7 +340,7 @@ COMMANDS = [
     ["doctor", "clean"],
     *[["auth", name] for name in ("login", "status", "logout")],
     *[["runner", name] for name in ("start", "start-sync", "stop", "restart", "status", "logs")],
-    *[["runner", name] for name in ("list", "spawn", "stop-session")],
+    *[["runner", name] for name in ("list", "spawn", "stop-session", "install", "uninstall")],
 ]
 
 
