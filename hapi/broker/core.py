@@ -54,6 +54,7 @@ class Core:
         self.adoption = Adoption()
         self.hub = wire.HubStatus()
         self.last_heartbeat: int | None = None
+        self.heard_heartbeat: float | None = None
         self.installed_version = settings.version
         self._to_reap: dict[str, wire.Watched] = {}
         self._untold: list[wire.SessionInfo] = []
@@ -361,6 +362,7 @@ class Core:
                 effects = self._supervisor_gone(body, now_ms)
             case wire.Heartbeat():
                 self.last_heartbeat, self.installed_version = body.at, body.installed_version
+                self.heard_heartbeat = peer.last_seen
                 effects = [WriteReport()]
             case wire.HubStatus():
                 effects = self._hub_status(body)

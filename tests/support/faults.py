@@ -1,0 +1,86 @@
+"""Real faults for a runner's processes, and what to look at afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hapi import procs
+from hapi.ids import ProcessId
+from tests.support.runner import Runner, identity
+from tests.support.wait import until
+
+WORKERS = ("hub", "reaper", "nursery")
+
+
+def own_processes(runner: Runner) -> dict[str, ProcessId]:
+    """The broker and its three workers, by name, once all of them are up."""
+
+    def look() -> dict[str, ProcessId] | None:
+        status = runner.status()
+        if not status["running"]:
+            return None
+        pids = {"broker": status["pid"]} | {name: status["workers"][name]["pid"] for name in WORKERS}
+        found = {name: who for name, pid in pids.items() if pid and (who := procs.identity(pid)) is not None}
+        return found if len(found) == len(pids) else None
+
+    found = until(look, 20, "broker and workers are up")
+    assert found is not None
+    return found
+
+
+def kill(processes: Iterable[ProcessId]) -> None:
+    """SIGKILL them all as close together as can be, and wait until they are gone."""
+    victims = list(processes)
+    for process in victims:
+        procs.send_signal(process, signal.SIGKILL)
+    until(lambda: not any(map(procs.is_alive, victims)), 10, "the killed processes are gone")
+
+
+@contextlib.contextmanager
+def stopped(process: ProcessId) -> Iterator[None]:
+    """Hold a process with SIGSTOP; it goes on afterwards, whatever happens."""
+    assert procs.send_signal(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        procs.send_signal(process, signal.SIGCONT)
+
+
+def pids(sessions: Iterable[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Session id → pid of supervisor and agent."""
+    return {session["sessionId"]: (session["pid"], session["agentPid"]) for session in sessions}
+
+
+def session_processes(session: dict[str, Any]) -> list[ProcessId]:
+    """Supervisor, agent and whatever the agent started."""
+    return [identity(session["pid"]), *procs.descendants(session["pid"])]
+
+
+def said(runner: Runner, session_id: str) -> list[str]:
+    """What the agent said, in order, as far as the hub has not confirmed it."""
+    return [event.text for event in runner.events(session_id) if type(event).__name__ == "AgentText"]
+
+
+def file_facts(runner: Runner, *names: str) -> dict[str, tuple[int, int, bytes]]:
+    """Inode, time of change and content of files of the runner's directory: equal only if nobody touched them."""
+    paths = [runner.root / name for name in names]
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def boot_mixed(
+    runner: Runner, idle: int = 1, working: int = 1, waiting: int = 1, seconds: float = 30
+) -> dict[str, list[str]]:
+    """Sessions of every live phase: phase → ids. The working ones are busy for `seconds`."""
+    count = {"idle": idle, "working": working, "waiting": waiting}
+    prompts = {"working": f"/slow {seconds:g} 10", "waiting": "/ask Bash"}
+    made = {phase: [runner.spawn()["sessionId"] for _ in range(number)] for phase, number in count.items()}
+    for phase, prompt in prompts.items():
+        for session_id in made[phase]:
+            runner.hapi("send", session_id, prompt, check=0)
+    for phase, ids in made.items():
+        for session_id in ids:
+            runner.wait_phase(session_id, phase)
+    return made
