@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,7 @@ class TestClock:
     def test_trap_27_the_wall_clock_decides_nothing(self, runner: Runner, clock: WallClock) -> None:
         """The clock is set to and fro under a whole runner, its agents and its commands; then the runner is restarted.
 
-        Seen to fail: with the adoption grace and the reaper's sweep measured by the wall clock.
+        Seen to fail: with `clock.monotonic` answering the wall clock's seconds.
         """
         runner.environment |= clock.environment | {"HAPI_RUNNER_HEARTBEAT_INTERVAL": "300"}
         runner.start()
@@ -48,7 +51,9 @@ class TestClock:
         before, own = pids(runner.sessions()), own_processes(runner)
         told: list[str] = []
         for number, offset in enumerate(("+8h", "-8h", "+10y", "+0")):
-            clock.set(offset)
+            with spawning(runner) as spawned:
+                clock.set(offset)
+            runner.hapi("runner", "stop-session", spawned[0]["sessionId"], check=0)
             beat = heartbeat(runner)
             until(lambda beat=beat: heartbeat(runner) != beat, 10, "a heartbeat by the new clock")
             told.append(f"now {offset}")
@@ -95,6 +100,20 @@ class TestClock:
         shown = runner.hapi("runner", "status", check=0).out
         assert "heartbeat" in shown
         assert "overdue" not in shown
+
+
+@contextmanager
+def spawning(runner: Runner) -> Iterator[list[dict[str, Any]]]:
+    """Inside, a session is starting; afterwards it is ready, and in the list."""
+    spawned: list[dict[str, Any]] = []
+    command = [sys.executable, "-m", "hapi", "runner", "spawn", str(runner.project), "--agent", "demo", "--json"]
+    environment = runner.environment | {"HAPI_DEMO_START": "slow:1.5"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        until(lambda: "starting" in phases(runner).values(), 15, "the session is starting")
+        yield spawned
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 0, (out, err)
+        spawned.append(json.loads(out))
 
 
 def heartbeat(runner: Runner) -> datetime | None:
