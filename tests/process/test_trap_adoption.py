@@ -199,7 +199,10 @@ def test_trap_02_all_at_once_at_a_random_moment(runner: Runner, seed: int) -> No
     assert {word: heard[word] for word in traffic.sent if word in confirmed or heard[word]} == {
         word: 1 for word in traffic.sent if word in confirmed or heard[word]
     }
-    assert runner.status()["verdicts"] == dict(verdicts_in_log(runner))
+    verdicts = runner.status()["verdicts"]
+    assert verdicts == dict(verdicts_in_log(runner))
+    assert "quarantined" not in verdicts
+    stop_all(runner, settled)
 
 
 def live_if_settled(runner: Runner) -> dict[str, tuple[int, int]] | None:
