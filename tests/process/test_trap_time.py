@@ -18,7 +18,7 @@ import pytest
 from hapi import procs
 from hapi.journal import Journal
 from tests.support.clock import WallClock
-from tests.support.faults import boot_mixed, file_facts, own_processes, pids, said, stopped
+from tests.support.faults import boot_mixed, file_facts, let_finish, own_processes, pids, said, stopped
 from tests.support.runner import Runner, command_line, identity
 from tests.support.wait import until
 
@@ -47,7 +47,7 @@ class TestClock:
         """
         runner.environment |= clock.environment | {"HAPI_RUNNER_HEARTBEAT_INTERVAL": "300"}
         runner.start()
-        made = boot_mixed(runner, seconds=100)
+        made = boot_mixed(runner)
         before, own = pids(runner.sessions()), own_processes(runner)
         told: list[str] = []
         for number, offset in enumerate(("+8h", "-8h", "+10y", "+0")):
@@ -76,7 +76,8 @@ class TestClock:
     @staticmethod
     def _same(runner: Runner, made: dict[str, list[str]], before: dict[str, tuple[int, int]]) -> None:
         assert pids(runner.sessions()) == before
-        until(lambda: phases(runner) == {key: phase for phase in made for key in made[phase]}, 10, "phases are right")
+        wanted = {key: phase for phase in made for key in made[phase]}
+        until(lambda: phases(runner) == wanted, 10, "phases are right")
         status = runner.status()
         assert not status["counters"].get("supervisors_lost")
         assert all(worker["restarts"] == 0 for worker in status["workers"].values())
@@ -132,7 +133,7 @@ class Standstill:
 
     def prepare(self) -> None:
         self.runner.start()
-        self.made = boot_mixed(self.runner, seconds=STOPPED_S / 2)
+        self.made = boot_mixed(self.runner)
         self.idle, self.working, self.waiting = (self.made[phase][0] for phase in ("idle", "working", "waiting"))
         self.chatting = [self.runner.spawn()["sessionId"] for _ in range(8 if self.kind == "broker" else 0)]
         self.own = own_processes(self.runner)
@@ -178,6 +179,7 @@ class Standstill:
     def recover(self) -> None:
         runner = self.runner
         expected = 0 if self.kind == "broker" else 1
+        let_finish(runner, [self.working])
         for session_id in (self.idle, self.working):
             until(lambda key=session_id: said(runner, key).count("meanwhile") >= expected, 30, "sent while it stood")
         for session_id in (self.idle, self.working, *self.chatting):

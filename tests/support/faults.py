@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from hapi import procs
@@ -13,6 +15,7 @@ from tests.support.runner import Runner, identity
 from tests.support.wait import until
 
 WORKERS = ("hub", "reaper", "nursery")
+TURN_OVER = "the turn is over"
 
 
 def own_processes(runner: Runner) -> dict[str, ProcessId]:
@@ -70,17 +73,29 @@ def file_facts(runner: Runner, *names: str) -> dict[str, tuple[int, int, bytes]]
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
 
-def boot_mixed(
-    runner: Runner, idle: int = 1, working: int = 1, waiting: int = 1, seconds: float = 30
-) -> dict[str, list[str]]:
-    """Sessions of every live phase: phase → ids. The working ones are busy for `seconds`."""
+def boot_mixed(runner: Runner, idle: int = 1, working: int = 1, waiting: int = 1) -> dict[str, list[str]]:
+    """Sessions of every live phase: phase → ids. The working ones stay busy until `let_finish`."""
     count = {"idle": idle, "working": working, "waiting": waiting}
-    prompts = {"working": f"/slow {seconds:g} 10", "waiting": "/ask Bash"}
     made = {phase: [runner.spawn()["sessionId"] for _ in range(number)] for phase, number in count.items()}
-    for phase, prompt in prompts.items():
-        for session_id in made[phase]:
-            runner.hapi("send", session_id, prompt, check=0)
+    for session_id in made["working"]:
+        os.mkfifo(_gate(runner, session_id))
+        runner.hapi("send", session_id, f"/edit {_gate(runner, session_id).name} x ; /say {TURN_OVER}", check=0)
+    for session_id in made["waiting"]:
+        runner.hapi("send", session_id, "/ask Bash", check=0)
     for phase, ids in made.items():
         for session_id in ids:
             runner.wait_phase(session_id, phase)
     return made
+
+
+def let_finish(runner: Runner, session_ids: Iterable[str]) -> None:
+    """Let the turns of these working sessions go on to their end; the agent then says TURN_OVER."""
+    for session_id in session_ids:
+        with _gate(runner, session_id).open("w") as gate:  # opens once the agent reads
+            gate.write("go on")
+        _gate(runner, session_id).read_text()  # and once it writes
+
+
+def _gate(runner: Runner, session_id: str) -> Path:
+    """A named pipe that the agent edits: that blocks until we read and write it."""
+    return runner.project / f"gate-{session_id[:8]}"
