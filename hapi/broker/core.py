@@ -56,7 +56,7 @@ class Core:
         self.last_heartbeat: int | None = None
         self.heard_heartbeat: float | None = None
         self.installed_version = settings.version
-        self._to_reap: dict[str, wire.Watched] = {}
+        self._to_reap: set[str] = set()
         self._untold: list[wire.SessionInfo] = []
         self._stop_waiters: list[ReplyTo] = []
         self._stop_deadline: float | None = None
@@ -83,12 +83,15 @@ class Core:
         return effects
 
     def _end_unheard(self, record: Record, now_ms: int) -> list[Effect]:
-        """A session whose supervisor was dead before we came."""
+        """A session whose supervisor was dead before we came. Its agent may live on: until the reaper has looked, the
+        record stays open, so that a broker that dies first leaves it to the next one.
+        """
         if not record.facts.same_boot:
             return self._lose(record.session_id, EndReason.MACHINE_REBOOTED, now_ms)
-        for item in _watched(self.sessions.live[record.session_id]):
-            self._to_reap[record.session_id] = item  # its agent may live on: the reaper looks as soon as it is there
-        return self._lose(record.session_id, EndReason.SUPERVISOR_LOST, now_ms)
+        if self.sessions.live[record.session_id].supervisor is None:
+            return self._lose(record.session_id, EndReason.SUPERVISOR_LOST, now_ms)
+        self._to_reap.add(record.session_id)
+        return []
 
     def _take_up(self, session_id: str) -> list[Effect]:
         """The requests that waited for the verdict on a session."""
@@ -143,13 +146,14 @@ class Core:
         if len(wire.encode(order)) > wire.MAX_ORDER_BYTES:
             raise HapiError(ErrorCode.TOO_LARGE, "The order is too large; its environment perhaps.")
         live = self.sessions.live.get(order.session_id)
-        if live is not None and order.session_id not in self.spawns.pending:
+        if order.session_id in self._to_reap:
+            raise _being_ended(order.session_id)
+        if live is not None and live.phase in READY and order.session_id not in self.spawns.pending:
             return [Answer(to, wire.Spawned(live, existing=True))]
         if order.session_id in self.sessions.ended and not order.existing:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {order.session_id} has ended.", "Use another id.")
-        if not self.spawns.begin(order, to, now):
-            return []
-        return [ForkSession(order.session_id)]
+        begun = self.spawns.begin(order, to, now)
+        return [ForkSession(order.session_id)] if begun and live is None else []
 
     def _stop_session(self, to: ReplyTo, body: wire.StopSession, now: float) -> list[Effect]:
         target = body.target.lower()
@@ -161,10 +165,10 @@ class Core:
         if self.adoption.defer(info.session_id, to, body, now):
             return []
         peer = self.peers.named(wire.session_peer(info.session_id))
-        if peer is None:
+        if peer is None and info.session_id not in self._to_reap:
             self.counters["stops_unheard"] += 1
             return [Answer(to, wire.SessionStopped("still_alive", info.session_id, survivors=_pids(info)))]
-        if not self.stops.begin(info.session_id, to, now):
+        if not self.stops.begin(info.session_id, to, now) or peer is None:
             return []
         return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by))]
 
@@ -184,6 +188,8 @@ class Core:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {info.session_id} has ended.", "Spawn a new one.")
         if self.adoption.defer(info.session_id, to, body, now):
             return []
+        if info.session_id in self._to_reap:
+            raise _being_ended(info.session_id)
         if peer is None:
             raise HapiError(ErrorCode.TIMEOUT, "The session's supervisor does not answer at the moment.", "Try again.")
         return [self.relays.begin(to, peer, body, now)]
@@ -249,6 +255,9 @@ class Core:
         if refusal is not None:
             self.counters["refused_peers"] += 1
             logger.warning("refused supervisor %s of %s: %s", peer.process.pid, session_id, refusal)
+            known = self.peers.named(peer.name)
+            if known is not None and known.process == peer.process:
+                self.peers.remove(peer.name)  # its older connection is gone, and must not stand in another's way
             effects: list[Effect] = [Send(peer.identity, peer.name, wire.Refused(refusal))]
             return effects + self._stopped_while_starting(session_id)
         self.peers.add(peer)
@@ -400,7 +409,7 @@ class Core:
         return effects
 
     def _supervisor_gone(self, body: wire.SupervisorGone, now_ms: int) -> list[Effect]:
-        self._to_reap.pop(body.session_id, None)
+        self._to_reap.discard(body.session_id)
         peer = self.peers.named(wire.session_peer(body.session_id))
         if peer is not None and peer.process == body.process:
             self.peers.remove(peer.name)
@@ -411,8 +420,7 @@ class Core:
         return self._lose(body.session_id, EndReason.SUPERVISOR_LOST, now_ms)
 
     def _watched(self) -> list[wire.Watched]:
-        live = [item for info in self.sessions.live.values() for item in _watched(info)]
-        return [*live, *self._to_reap.values()]
+        return [item for info in self.sessions.live.values() for item in _watched(info)]
 
     def _tell(self, name: str, body: Any) -> list[Effect]:
         peer = self.peers.named(name)
@@ -445,6 +453,11 @@ class Core:
         times += self.relays.deadlines()
         others = (self.adoption.deadline(), self._stop_deadline)
         return min([*times, *(at for at in others if at is not None)], default=None)
+
+
+def _being_ended(session_id: str) -> HapiError:
+    message = f"Session {session_id} lost its supervisor; what it left behind is being ended."
+    return HapiError(ErrorCode.SESSION_ENDED, message, "Spawn a new one.")
 
 
 def _watched(info: wire.SessionInfo) -> list[wire.Watched]:
