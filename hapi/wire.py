@@ -357,7 +357,7 @@ class HubStatus(msgspec.Struct, tag="hub_status", omit_defaults=True, kw_only=Tr
 
 
 class Status(msgspec.Struct, tag="status", omit_defaults=True, kw_only=True):
-    """The runner's own account. Times are Unix milliseconds."""
+    """The runner's own account. Times are Unix milliseconds; an age is none the older for a clock that was set."""
 
     pid: int
     version: str
@@ -372,6 +372,7 @@ class Status(msgspec.Struct, tag="status", omit_defaults=True, kw_only=True):
     verdicts: dict[str, int]
     counters: dict[str, int]
     last_heartbeat: int | None = None
+    heartbeat_age_ms: int | None = None
     heartbeat_interval_ms: int = 60_000
     supervised: bool = False
     stopping: bool = False

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clock import WallClock, find_faketime
 from tests.support.hub import OfficialHub, WebClient, find_hub
 from tests.support.runner import Runner
 
@@ -36,6 +37,17 @@ def runner(scratch: Path) -> Iterator[Runner]:
     """A runner's home without a hub; `claude` is the demo agent. Ends all it started, and checks that it is gone."""
     with Runner(scratch / "h") as home:
         yield home
+
+
+@pytest.fixture
+def clock(scratch: Path) -> Iterator[WallClock]:
+    """A wall clock to turn, for whom it is given: `runner.environment |= clock.environment`."""
+    library = find_faketime()
+    if library is None:
+        skip_or_fail("faketime", "libfaketime is not installed: apt-get install libfaketime")
+    assert library is not None
+    yield WallClock(library, scratch / "clock")
+    WallClock.tidy()
 
 
 @pytest.fixture(scope="session")

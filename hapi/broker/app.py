@@ -292,6 +292,7 @@ class App:
             verdicts=dict(core.adoption.verdicts),
             counters=dict(core.counters),
             last_heartbeat=core.last_heartbeat,
+            heartbeat_age_ms=None if core.heard_heartbeat is None else int((now - core.heard_heartbeat) * 1000),
             heartbeat_interval_ms=self.config.heartbeat_interval_ms,
             supervised=self.config.supervised,
             stopping=core.stopping,

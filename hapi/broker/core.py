@@ -58,6 +58,7 @@ class Core:
         self.adoption = Adoption()
         self.hub = wire.HubStatus()
         self.last_heartbeat: int | None = None
+        self.heard_heartbeat: float | None = None
         self.installed_version = settings.version
         self.now_ms = settings.started_at  # the wall clock, for what is put on record; `app` sets it
         self.losses = Losses()
@@ -84,6 +85,9 @@ class Core:
         return effects
 
     def _adopt_one(self, record: Record, now_ms: int) -> list[Effect]:
+        """Give a record its verdict. One whose supervisor is dead is ended when the reaper has proven its tree gone:
+        until then the session is listed, and its record open for the next broker, should this one die.
+        """
         info = record.info
         if info is not None and info.phase is Phase.ENDED:
             self.adoption.closed()
@@ -98,11 +102,9 @@ class Core:
             self.sessions.put(self.restarts.add(info))
             return []
         self.sessions.put(info)
-        if decided is not Verdict.ENDED:
-            return []
-        self.losses.find(info)  # its agent may live on: the reaper looks as soon as it is there
-        reason = EndReason.SUPERVISOR_LOST if record.facts.same_boot else EndReason.MACHINE_REBOOTED
-        return [CloseRecord(self._end(info, reason, now_ms)), *self._settle_ended(info.session_id, reason)]
+        if decided is Verdict.ENDED:
+            self.losses.find(info, EndReason.SUPERVISOR_LOST if record.facts.same_boot else EndReason.MACHINE_REBOOTED)
+        return []
 
     def _restart_some(self, now: float) -> list[Effect]:
         """Start again what went down with the machine, a few at a time."""
@@ -163,14 +165,18 @@ class Core:
         if len(wire.encode(order)) > wire.MAX_ORDER_BYTES:
             raise HapiError(ErrorCode.TOO_LARGE, "The order is too large; its environment perhaps.")
         live = self.sessions.live.get(order.session_id)
-        if live is not None and order.session_id not in self.spawns.pending:
+        if self.losses.awaits_reaping(order.session_id):
+            raise _being_ended(order.session_id)
+        if live is not None and live.phase in READY and order.session_id not in self.spawns.pending:
             return [Answer(to, wire.Spawned(live, existing=True))]
         if order.session_id in self.sessions.ended and not order.existing:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {order.session_id} has ended.", "Use another id.")
+        if self.restarts.waits(order.session_id):
+            order = msgspec.structs.replace(order, existing=True)
         if not self.spawns.begin(order, to, now):
             return []
         open_record: list[Effect] = [CloseRecord(info) for info in self.losses.settle(order.session_id)]
-        return [*open_record, ForkSession(order.session_id)]
+        return [*open_record, ForkSession(order.session_id)] if live is None else []
 
     def _stop_session(self, to: ReplyTo, body: wire.StopSession, now: float) -> list[Effect]:
         target = body.target.lower()
@@ -187,10 +193,10 @@ class Core:
 
     def _stop_live(self, to: ReplyTo, info: wire.SessionInfo, body: wire.StopSession, now: float) -> list[Effect]:
         peer = self.peers.named(wire.session_peer(info.session_id))
-        if peer is None:
+        if peer is None and not self.losses.awaits_reaping(info.session_id):
             self.counters["stops_unheard"] += 1
             return [Answer(to, wire.SessionStopped("still_alive", info.session_id, survivors=_pids(info)))]
-        if not self.stops.begin(info.session_id, to, now):
+        if not self.stops.begin(info.session_id, to, now) or peer is None:
             return []
         return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by))]
 
@@ -216,6 +222,8 @@ class Core:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {info.session_id} has ended.", "Spawn a new one.")
         if self.adoption.defer(info.session_id, to, body, now):
             return []
+        if self.losses.awaits_reaping(info.session_id):
+            raise _being_ended(info.session_id)
         if peer is None:
             raise HapiError(ErrorCode.TIMEOUT, "The session's supervisor does not answer at the moment.", "Try again.")
         return [self.relays.begin(to, peer, body, now)]
@@ -288,6 +296,9 @@ class Core:
         if refusal is not None:
             self.counters["refused_peers"] += 1
             logger.warning("refused supervisor %s of %s: %s", peer.process.pid, session_id, refusal)
+            known = self.peers.named(peer.name)
+            if known is not None and known.process == peer.process:
+                self.peers.remove(peer.name)  # its older connection is gone, and must not stand in another's way
             effects: list[Effect] = [Send(peer.identity, peer.name, wire.Refused(refusal))]
             return effects + self._stopped_while_starting(session_id)
         self.peers.add(peer)
@@ -418,6 +429,7 @@ class Core:
                 effects = self._supervisor_gone(body, now, now_ms)
             case wire.Heartbeat():
                 self.last_heartbeat, self.installed_version = body.at, body.installed_version
+                self.heard_heartbeat = peer.last_seen
                 effects = [WriteReport()]
             case wire.HubStatus():
                 effects = self._hub_status(body)
@@ -462,25 +474,23 @@ class Core:
         if peer is not None and peer.process == body.process:
             self.peers.remove(peer.name)
         found = self.losses.reaped(body)
-        info = self.sessions.live.get(body.session_id) or self.sessions.ended.get(body.session_id) or found
-        if info is None or (found is None and supervisor_of(info) != body.process):
+        info = self.sessions.live.get(body.session_id) or self.sessions.ended.get(body.session_id)
+        if info is None or supervisor_of(info) != body.process:
             return []
-        if info.phase is Phase.ENDED or found is not None:
-            return self._reaped(info, body.unknown_messages)
-        self.counters["supervisors_lost"] += 1
-        info = msgspec.structs.replace(info, unknown_messages=info.unknown_messages + body.unknown_messages)
-        ended = self._end(info, EndReason.SUPERVISOR_LOST, now_ms)
-        self.losses.keep_open(ended, now)
-        return [*self._tell_end(ended), *self._settle_ended(body.session_id, EndReason.SUPERVISOR_LOST)]
-
-    def _reaped(self, info: wire.SessionInfo, unknown_messages: int) -> list[Effect]:
-        """What a session that had ended before left behind is gone; one that is started again goes on."""
-        effects: list[Effect] = []
-        if unknown_messages and info.phase is Phase.ENDED:
-            info = msgspec.structs.replace(info, unknown_messages=info.unknown_messages + unknown_messages)
+        if body.unknown_messages:
+            info = msgspec.structs.replace(info, unknown_messages=info.unknown_messages + body.unknown_messages)
             self.sessions.put(info)
-            effects = [CloseRecord(info)]
-        return effects + (self._tell_end(info) if info.phase is Phase.ENDED else [])
+        if info.phase is Phase.ENDED:
+            return self._tell_end(info)
+        reason = found or EndReason.SUPERVISOR_LOST
+        ended = self._end(info, reason, now_ms)
+        closed: list[Effect] = []
+        if found is None:
+            self.counters["supervisors_lost"] += 1
+            self.losses.keep_open(ended, now)
+        else:
+            closed = [CloseRecord(ended)]
+        return [*closed, *self._tell_end(ended), *self._settle_ended(body.session_id, reason)]
 
     def _tell_end(self, info: wire.SessionInfo) -> list[Effect]:
         """Let the hub know of an end that no supervisor can tell it any more; now, and whenever it comes back."""
@@ -489,8 +499,9 @@ class Core:
         return self._tell(wire.HUB, wire.SessionLost(info))
 
     def _watched(self) -> list[wire.Watched]:
-        live = [watched(info) for info in self.sessions.live.values() if info.supervisor is not None]
-        return [*live, *self.losses.to_reap()]
+        live = self.sessions.live.values()
+        known = [watched(i) for i in live if i.supervisor and not self.losses.awaits_reaping(i.session_id)]
+        return [*known, *self.losses.to_reap()]
 
     def _tell(self, name: str, body: Any) -> list[Effect]:
         peer = self.peers.named(name)
@@ -527,6 +538,11 @@ class Core:
         if not self.stopping and self.restarts.due(self.spawns.pending):
             return 0.0
         return min([*times, *(at for at in others if at is not None)], default=None)
+
+
+def _being_ended(session_id: str) -> HapiError:
+    message = f"Session {session_id} lost its supervisor; what it left behind is being ended."
+    return HapiError(ErrorCode.SESSION_ENDED, message, "Spawn a new one.")
 
 
 def _ended_at(record: Record) -> int:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from hapi import wire
 from hapi.ids import NOBODY, ProcessId
+from hapi.lifecycle import EndReason
 from hapi.wire import SessionInfo
 
 OPEN_S = 30.0
@@ -21,23 +22,28 @@ class Losses:
     """Each session is here under three heads at most: to be reaped, to be told to the hub, to be closed on disk."""
 
     def __init__(self) -> None:
-        self._to_reap: dict[str, SessionInfo] = {}
+        self._to_reap: dict[str, tuple[SessionInfo, EndReason]] = {}
         self._untold: OrderedDict[str, SessionInfo] = OrderedDict()
         self._open: dict[str, tuple[float, SessionInfo]] = {}
 
-    def find(self, info: SessionInfo) -> None:
-        """Its supervisor was dead before we came: the reaper ends what it left, as soon as there is a reaper."""
-        self._to_reap[info.session_id] = info
+    def find(self, info: SessionInfo, reason: EndReason) -> None:
+        """Its supervisor was dead before we came: it ends for that reason, once the reaper has ended what it left."""
+        self._to_reap[info.session_id] = (info, reason)
+
+    def awaits_reaping(self, session_id: str) -> bool:
+        """Whether it was found without its supervisor, and what is left of it may still live."""
+        return session_id in self._to_reap
 
     def to_reap(self) -> list[wire.Watched]:
-        return [watched(info) for info in self._to_reap.values()]
+        return [watched(info) for info, _ in self._to_reap.values()]
 
-    def reaped(self, gone: wire.SupervisorGone) -> SessionInfo | None:
-        """The reaper is done with a session that was to be reaped; None when it is not one of them."""
-        info = self._to_reap.get(gone.session_id)
+    def reaped(self, gone: wire.SupervisorGone) -> EndReason | None:
+        """The reaper is done with a session that was to be reaped: why it ends. None when it is not one of them."""
+        info, reason = self._to_reap.get(gone.session_id, (None, None))
         if info is None or supervisor_of(info) != gone.process:
             return None
-        return self._to_reap.pop(gone.session_id)
+        del self._to_reap[gone.session_id]
+        return reason
 
     def untold(self) -> list[SessionInfo]:
         """Ended sessions of which the hub may not know all; every new connector hears of them."""

@@ -177,7 +177,7 @@ def _print_absent(config: Config, reason: str) -> None:
 def _heartbeat(status: wire.Status, now: int) -> str:
     if status.last_heartbeat is None:
         return "none yet"
-    age = now - status.last_heartbeat
+    age = now - status.last_heartbeat if status.heartbeat_age_ms is None else status.heartbeat_age_ms
     late = age > 3 * status.heartbeat_interval_ms
     text = f"{output.duration(age)} ago ({iso(status.last_heartbeat)})"
     return output.paint(f"{text}, overdue", "red") if late else text

@@ -9,8 +9,8 @@ import pytest
 
 from hapi import procs
 from hapi.ids import new_session_id
-from tests.support.faults import directory, kill_all, record, supervisor
 from tests.support.hub import OfficialHub, WebClient
+from tests.support.power import directory, kill_all, record, supervisor
 from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
 

@@ -6,8 +6,8 @@ import signal
 
 from hapi import procs, wire
 from hapi.ids import SESSION_MARK
-from tests.support.faults import power_cut, record, rewrite, supervisor
 from tests.support.git import git
+from tests.support.power import power_cut, record, rewrite, supervisor
 from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
 

@@ -731,8 +731,7 @@ def test_every_record_gets_a_verdict(core):
     ]
     effects = core.adopt(records, T, MS)
     closed = {effect.info.session_id: effect.info.reason for effect in effects if isinstance(effect, CloseRecord)}
-    lost = EndReason.SUPERVISOR_LOST
-    assert closed == {dead: lost, THIRD: lost, rebooted: EndReason.MACHINE_REBOOTED}
+    assert closed == {}
     assert core.adoption.verdicts == {"ended": 4, "quarantined": 1}
     assert core.next_deadline() == T + GRACE_S
     greet(core, NAME, info=info())
@@ -742,8 +741,46 @@ def test_every_record_gets_a_verdict(core):
     assert sum(core.adoption.verdicts.values()) == len(records)
     assert any("2 session records" in warning for warning in core.warnings())
     assert core.next_deadline() is None
+    assert set(core.sessions.live) == {ID, OTHER, dead, rebooted, THIRD}
+    assert set(core.sessions.ended) == {ended}
+    greet(core, "reaper")
+    why = {}
+    for key, process in ((dead, SUPERVISOR), (rebooted, SUPERVISOR), (THIRD, NOBODY)):
+        effects = tell(core, "reaper", wire.SupervisorGone(session_id=key, process=process))
+        why |= {effect.info.session_id: effect.info.reason for effect in effects if isinstance(effect, CloseRecord)}
+    lost = EndReason.SUPERVISOR_LOST
+    assert why == {dead: lost, THIRD: lost, rebooted: EndReason.MACHINE_REBOOTED}
     assert set(core.sessions.live) == {ID, OTHER}
-    assert set(core.sessions.ended) == {ended, dead, rebooted, THIRD}
+
+
+def test_a_session_lost_in_our_absence_ends_when_its_tree_has(core):
+    """Its record was closed at once: a broker that was killed before the reaper had looked left an orphan for good."""
+    assert core.adopt([Record(ID, info(), DEAD)], T, MS) == []
+    assert core.request(cli(1), wire.StopSession(ID), T) == []
+    assert the_answer(core.request(cli(2), order(), T)).code == "session_ended"
+    assert the_answer(core.request(cli(3), wire.SendText(ID, "hi"), T)).code == "session_ended"
+    (watch,) = bodies(greet(core, "reaper"), wire.Watch)
+    assert watch.sessions == [wire.Watched(session_id=ID, supervisor=SUPERVISOR, agent=AGENT)]
+    effects = tell(core, "reaper", wire.SupervisorGone(session_id=ID, process=SUPERVISOR, reaped=1))
+    assert answers(effects) == [(1, wire.SessionStopped("already_gone", ID))]
+    assert [effect.info.reason for effect in effects if isinstance(effect, CloseRecord)] == [EndReason.SUPERVISOR_LOST]
+
+
+def test_a_refused_connection_does_not_stand_in_the_way(core):
+    core.request(cli(1), order(), T)
+    greet(core, NAME, identity=b"1")
+    core.tick(core.next_deadline())
+    greet(core, NAME, identity=b"2")
+    core.request(cli(2), order(), T)
+    assert bodies(greet(core, NAME, identity=b"3", process=AGENT), wire.Welcome)
+
+
+def test_a_spawn_of_one_that_is_starting_waits_for_it(core):
+    """After a restart of the broker it was said to be ready."""
+    starting = running(core, phase=Phase.STARTING)
+    assert core.request(cli(1), order(), T) == []
+    found = answers(tell(core, NAME, wire.SessionChanged(msgspec.structs.replace(starting, phase=Phase.IDLE))))
+    assert [(number, type(body)) for number, body in found] == [(1, wire.Spawned)]
 
 
 def test_who_speaks_after_the_grace_is_heard(core):

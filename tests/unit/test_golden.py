@@ -121,6 +121,7 @@ MESSAGES = (
         verdicts={"adopted": 2},
         counters={"dropped": 3},
         last_heartbeat=AT,
+        heartbeat_age_ms=1500,
         heartbeat_interval_ms=5000,
         supervised=True,
         stopping=True,

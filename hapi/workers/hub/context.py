@@ -17,6 +17,7 @@ from hapi import __version__, wire
 from hapi.clock import now_ms
 from hapi.config import Config
 from hapi.workers.hub.door import Site
+from hapi.workers.hub.hub_clock import HubClock
 from hapi.workers.hub.rest import Rest
 from hapi.workers.hub.ticker import Ticker
 
@@ -74,7 +75,8 @@ class Context:
         self.config = config
         self.runner = runner
         self.site = site
-        self.rest = Rest(site)
+        self.hub_clock = HubClock()
+        self.rest = Rest(site, self.hub_clock)
         self.host = _host(config, runner, machine_id)
         self.gate = asyncio.Event()
         self.machine_created_at = 0

@@ -46,7 +46,7 @@ def metadata(base: dict[str, Any], host: Host, runner: RunnerInfo) -> dict[str, 
 
 
 def health(now: int) -> Health:
-    """How the machine feels; values that cannot be had are left out."""
+    """How the machine feels at `now` by the hub's clock; values that cannot be had are left out."""
     import psutil
 
     return Health(
@@ -55,7 +55,7 @@ def health(now: int) -> Health:
         load1m=max(0.0, os.getloadavg()[0]),
         cpu_percent=_percent(psutil.cpu_percent()),
         memory_percent=_percent(psutil.virtual_memory().percent),
-        uptime_seconds=max(0, now // 1000 - int(psutil.boot_time())),
+        uptime_seconds=max(0, now_ms() // 1000 - int(psutil.boot_time())),
     )
 
 
@@ -223,7 +223,7 @@ class Machine:
             self._lost()
 
     async def _say_alive(self) -> None:
-        now = now_ms()
+        now = self._context.hub_clock.now_ms()
         await self._door.emit(MachineAlive(machine_id=self._machine_id, time=now, health=health(now)))
 
     # ----------------------------------------------------------------------------------------------- on the wire

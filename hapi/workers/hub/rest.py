@@ -9,6 +9,7 @@ import msgspec
 
 from hapi.workers.hub import incoming
 from hapi.workers.hub.door import Site
+from hapi.workers.hub.hub_clock import HubClock
 from hapi.workers.hub.problems import Conflict, Denied, HubProblem, NotFound, Refused
 
 PROTOCOL_VERSION = "1"
@@ -35,8 +36,9 @@ class _Messages(msgspec.Struct):
 class Rest:
     """Calls of `/cli/*`. Every method raises Refused, Denied, NotFound, Conflict, or a plain HubProblem to retry."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, clock: HubClock) -> None:
         self._site = site
+        self._clock = clock
 
     async def register_machine(
         self, machine_id: str, metadata: dict[str, Any], state: dict[str, Any]
@@ -83,6 +85,7 @@ class Rest:
                 content = await response.read()
                 version = response.headers.get("X-Hapi-Protocol-Version")
                 status = response.status
+                self._clock.heard(response.headers.get("Date"))
         except TimeoutError:
             raise HubProblem(f"The hub did not answer within {TIMEOUT_S:g} s.") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import msgspec
 
 from hapi import wire
-from hapi.clock import now_ms
 from hapi.lifecycle import READY, EndReason, Phase
 from hapi.workers.hub import describe
 from hapi.workers.hub.backoff import Backoff
@@ -152,7 +151,7 @@ class SessionLink:
         for registration in self._rpc.registrations():
             await self._door.emit(registration)
         if self._end is None and not self._quiet:
-            now = now_ms()
+            now = self._context.hub_clock.now_ms()
             await self._door.emit(describe.alive(self.snapshot(), now))
             await self._door.emit(SessionReady(sid=self.session_id, time=now))
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
@@ -250,7 +249,8 @@ class SessionLink:
     async def _finish(self, word: EndWord) -> None:
         while not self.outbox.empty:
             await self.outbox.send_batch(self._door)
-        await self._door.emit(SessionEnd(sid=self.session_id, time=now_ms(), reason=word))
+        now = self._context.hub_clock.now_ms()
+        await self._door.emit(SessionEnd(sid=self.session_id, time=now, reason=word))
         await self._row.write(self._door, self.snapshot(), archived=self._archive)
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
         self._end_said.set()
@@ -290,7 +290,7 @@ class SessionLink:
     async def _beat(self, *, only_if_changed: bool = False) -> None:
         if not self._greeted or self._quiet or self._end is not None:
             return
-        now = now_ms()
+        now = self._context.hub_clock.now_ms()
         shown = msgspec.json.encode(describe.alive(self.snapshot(), 0))
         if only_if_changed and shown == self._shown:
             return
