@@ -174,13 +174,6 @@ def test_another_kind_of_reply_is_a_mismatch(configuration):
     assert caught.value.code is ErrorCode.PROTOCOL_MISMATCH
 
 
-def test_waiting_for_a_process_has_a_deadline():
-    started = time.monotonic()
-    assert not control.wait_gone(own_identity(), 0.15)
-    assert 0.1 < time.monotonic() - started < 5
-    assert control.wait_gone(ProcessId(1, 1, "another boot"), 5)
-
-
 def ended(**changes):
     """A session that is over."""
     over = {"phase": Phase.ENDED, "reason": EndReason.STOPPED_BY_USER, "exit_code": 0, "ended_at": 1_700_000_060_000}

@@ -95,6 +95,7 @@ class AgentProcess:
         self.reader = asyncio.StreamReader(limit=LINE_LIMIT)
         self.writer: asyncio.StreamWriter
         self._stderr_closed = asyncio.Event()
+        self._reaping = True
 
     @classmethod
     async def start(cls, launch: Launch, log: Path, spare: Callable[[int], bool]) -> AgentProcess:
@@ -120,7 +121,7 @@ class AgentProcess:
 
     def reap(self) -> None:
         """Collect every child that has ended; call on SIGCHLD. Keeps no zombies."""
-        while True:
+        while self._reaping:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -130,6 +131,10 @@ class AgentProcess:
             if pid == self.pid:
                 self._exited(status)
         self._changed.set()
+
+    def stop_reaping(self) -> None:
+        """From now on children are somebody else's, who wants their exit status. For after the agent's end."""
+        self._reaping = False
 
     async def exited(self) -> Exit:
         """Wait for the agent's own process to end (its descendants may live on)."""
@@ -159,6 +164,11 @@ class AgentProcess:
             if await self._tree_gone(rung.wait_s, repeat=number):
                 return rung.name, []
         return KILL.name, [process.pid for process in self._tree()]
+
+    async def tree_ended(self) -> None:
+        """Wait until nothing is left of what survived a stop, however long the kernel holds on to it."""
+        while not await self._tree_gone(KILL.wait_s, repeat=signal.SIGKILL):
+            logger.debug("still there: %s", self._tree())
 
     def _exited(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 import hapi
-from hapi import config, log, procs, wire
+from hapi import config, log, procs, remains, wire
 from hapi.clock import now_ms
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import FileLock
@@ -285,6 +285,7 @@ def main(namespace: str, session_id: str) -> None:
     """Entry point of a supervisor's process, called in a fork of the nursery."""
     title.show_starting(namespace, session_id)
     become_subreaper()
+    remains.put_stamp(session_id)
     asyncio.run(_serve(namespace, session_id))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hapi import wire, workspace
+from hapi import procs, wire, workspace
 from hapi.agents import table
 from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
@@ -76,22 +76,54 @@ class Starter:
         self._config = config
         self._directory = directory
         self._roots = workspace_roots
-        self._started: Started | None = None
+        self.kept: list[str] = []
+        self.survivors: list[int] = []
 
     async def run(self, order: wire.Spawn, info: wire.SessionInfo) -> Started:
-        """At most the configured ready time-out. Raises HapiError with the reason, its hint the agent's last words."""
+        """At most the configured ready time-out. Raises HapiError with the reason, its hint the agent's last words.
+
+        After a failure `survivors` are the pids that outlived even SIGKILL, and `kept` says in words what was not
+        removed. May be cancelled once; it then ends when all is undone.
+        """
         deadline = monotonic() + self._config.ready_timeout_ms / 1000
-        started = self._started = Started(order, info)
+        started = Started(order, info)
         try:
             agent = table.find(order.agent, self._config)
             argv = self._argv(agent, order)
-            await asyncio.to_thread(self._prepare, started)
+            await self._prepared(started)
             await self._launch(started, agent, argv)
             await self._open(started, agent, deadline)
-        except BaseException:
-            await asyncio.shield(self._undo(started))
+        except BaseException as error:
+            await self.undo(started)
+            if isinstance(error, HapiError) and self.kept:
+                error.hint = "\n".join([error.hint, *self.kept]).strip()
             raise
         return started
+
+    async def undo(self, started: Started) -> None:
+        """End the agent and all it started, and remove the worktree if nothing was done in it."""
+        agent = getattr(started, "agent", None)
+        if agent is not None:
+            _, self.survivors = await agent.stop(skip_eof=True)
+            agent.stop_reaping()
+            if self.survivors:
+                logger.error("a failed spawn left processes that SIGKILL does not end: %s", self.survivors)
+        if started.worktree is not None and not await asyncio.to_thread(
+            workspace.remove_unused_worktree, started.worktree
+        ):
+            self.kept.append(f"Kept the worktree {started.worktree.worktree_path}: there is work in it.")
+            logger.warning("%s", self.kept[-1])
+
+    async def _prepared(self, started: Started) -> None:
+        """Prepare the directory. A thread cannot be cancelled: what it makes must be known before it is undone."""
+        work = asyncio.ensure_future(asyncio.to_thread(self._prepare, started))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            for process in procs.descendants(os.getpid()):  # git and its hooks: the thread then ends soon
+                procs.send_signal(process, signal.SIGTERM)
+            await asyncio.gather(work, return_exceptions=True)
+            raise
 
     def _argv(self, agent: Agent, order: wire.Spawn) -> list[str]:
         flags = table.launch_arguments(
@@ -175,17 +207,6 @@ class Starter:
             if started.agent.exit is not None:
                 raise
             started.notes.append(error.message)
-
-    async def _undo(self, started: Started) -> None:
-        agent = getattr(started, "agent", None)
-        if agent is not None:
-            _, survivors = await agent.stop(skip_eof=True)
-            if survivors:
-                logger.error("a failed spawn left processes that SIGKILL does not end: %s", survivors)
-        if started.worktree is not None and not await asyncio.to_thread(
-            workspace.remove_unused_worktree, started.worktree
-        ):
-            logger.warning("kept the worktree %s: it has changes", started.worktree.worktree_path)
 
 
 def first_info(order: wire.Spawn, namespace: str, generation: int, **more: Any) -> wire.SessionInfo:
