@@ -6,8 +6,6 @@ Synchronous, no asyncio: this is on the path of every command.
 from __future__ import annotations
 
 import itertools
-import os
-import select
 import signal
 import sys
 from collections.abc import Callable

@@ -164,7 +164,7 @@ def everyone() -> list[int]:
         return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
     import psutil
 
-    return psutil.pids()
+    return list(psutil.pids())
 
 
 def marked(name: str, value: str) -> list[ProcessId]:

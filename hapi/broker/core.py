@@ -100,6 +100,7 @@ class Core:
         self.peers.remove(wire.session_peer(session_id))
         if info is None:
             return []
+        reason = info.reason or reason  # a stop that its supervisor did not live to see the end of
         info = msgspec.structs.replace(info, phase=Phase.ENDED, reason=reason, ended_at=now_ms)
         self.sessions.put(info)
         failed = wire.Failure(ErrorCode.AGENT_FAILED.value, f"The session ended: {reason}.")
@@ -111,6 +112,7 @@ class Core:
             *self._tell("hub", wire.SessionLost(info)),
             *self.spawns.settle(session_id, failed),
             *self.stops.settle(gone),
+            *self.relays.lost(wire.session_peer(session_id), failed),
         ]
 
     # -------------------------------------------------------------------------------------------- requests
@@ -142,13 +144,16 @@ class Core:
         if len(wire.encode(order)) > wire.MAX_ORDER_BYTES:
             raise HapiError(ErrorCode.TOO_LARGE, "The order is too large; its environment perhaps.")
         live = self.sessions.live.get(order.session_id)
-        if live is not None and order.session_id not in self.spawns.pending:
+        if live is not None and live.phase in READY and order.session_id not in self.spawns.pending:
             return [Answer(to, wire.Spawned(live, existing=True))]
-        if order.session_id in self.sessions.ended and not order.existing:
-            raise HapiError(ErrorCode.SESSION_ENDED, f"Session {order.session_id} has ended.", "Use another id.")
-        if not self.spawns.begin(order, to, now):
-            return []
-        return [ForkSession(order.session_id)]
+        if live is not None and live.phase is Phase.STOPPING:
+            raise HapiError(ErrorCode.SESSION_ENDED, f"Session {order.session_id} is being stopped.", "Use another id.")
+        ended = self.sessions.ended.get(order.session_id)
+        if ended is not None and not order.existing:
+            message = f"Session {order.session_id} has ended: {ended.reason}."
+            raise HapiError(ErrorCode.SESSION_ENDED, message, f"{ended.detail or ''}\nUse another id.".strip())
+        begun = self.spawns.begin(order, to, now, joined=live is not None)
+        return [ForkSession(order.session_id)] if begun else []
 
     def _stop_session(self, to: ReplyTo, body: wire.StopSession, now: float) -> list[Effect]:
         target = body.target.lower()
@@ -295,10 +300,12 @@ class Core:
     def child_ended(self, session_id: str, pid: int, code: int) -> list[Effect]:
         """A supervisor's process ended; one that never said hello cannot say why."""
         peer = self.peers.named(wire.session_peer(session_id))
-        if peer is not None and peer.process.pid == pid:
-            self.peers.remove(peer.name)
         if session_id in self.sessions.live:
             return []  # the reaper cleans up and reports
+        if peer is not None and peer.process.pid != pid:
+            return []  # one too many; the other one goes on
+        if peer is not None:
+            self.peers.remove(peer.name)
         hint = "nursery.log has the reason: hapi runner logs --worker nursery"
         failed = wire.Failure(ErrorCode.INTERNAL.value, f"The supervisor ended before it was ready ({code}).", hint)
         return self.never_started(session_id, failed)
@@ -312,7 +319,8 @@ class Core:
 
     def nursery_lost(self) -> list[Effect]:
         """The nursery died: forks that were on order may never come; late ones will be turned away."""
-        waiting = [key for key in self.spawns.pending if key not in self.sessions.live]
+        heard = {key for key in self.spawns.pending if self.peers.named(wire.session_peer(key)) is not None}
+        waiting = [key for key in self.spawns.pending if key not in self.sessions.live and key not in heard]
         failed = wire.Failure(
             ErrorCode.INTERNAL.value, "The nursery died while the session was starting.", "Try again."
         )
@@ -426,15 +434,22 @@ class Core:
             effects += self.never_started(session_id, late)
             effects += self._tell(wire.session_peer(session_id), wire.Refused("it came too late"))
         for session_id in self.stops.overdue(now):
-            info = self.sessions.live.get(session_id)
-            survivors = [] if info is None else _pids(info)
-            effects += self.stops.settle(wire.SessionStopped("still_alive", session_id, survivors=survivors))
+            effects += self._stop_overdue(session_id)
         effects += self.relays.overdue(now)
         for session_id in self.adoption.end_grace(now):
             effects += self._take_up(session_id)
         if self._stop_deadline is not None and now >= self._stop_deadline:
             effects += self._quit()
         return effects
+
+    def _stop_overdue(self, session_id: str) -> list[Effect]:
+        """A stop that nobody reported on. A start that was never heard of is turned away if it ever speaks."""
+        spawn = self.spawns.pending.get(session_id)
+        if spawn is not None and spawn.stopped:
+            return self._stopped_while_starting(session_id)
+        info = self.sessions.live.get(session_id)
+        survivors = [] if info is None else _pids(info)
+        return [*self.stops.settle(wire.SessionStopped("still_alive", session_id, survivors=survivors))]
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do; None when nothing is due at all."""

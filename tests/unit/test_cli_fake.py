@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 
 import pytest
 import zmq

@@ -29,7 +29,11 @@ def hide():
 
     def run(session_id, *words):
         done = subprocess.run(
-            [sys.executable, "-c", STAMPING, session_id, *words], stdout=subprocess.PIPE, text=True, check=True, timeout=20
+            [sys.executable, "-c", STAMPING, session_id, *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=20,
         )
         said, pid = done.stdout.split()
         assert said == "True"

@@ -44,6 +44,7 @@ class Rung(msgspec.Struct, frozen=True):
 EOF = Rung("eof", 1.5)
 TERMINATE = Rung("terminate", 3.0)
 KILL = Rung("kill", 3.0)
+LADDER_S = EOF.wait_s + TERMINATE.wait_s + KILL.wait_s
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -163,7 +164,11 @@ class AgentProcess:
             self._signal_tree(number)
             if await self._tree_gone(rung.wait_s, repeat=number):
                 return rung.name, []
-        return KILL.name, [process.pid for process in self._tree()]
+        return KILL.name, self.pids()
+
+    def pids(self) -> list[int]:
+        """Every living process of the agent's tree."""
+        return [process.pid for process in self._tree()]
 
     async def tree_ended(self) -> None:
         """Wait until nothing is left of what survived a stop, however long the kernel holds on to it."""

@@ -21,7 +21,7 @@ from hapi.store import SessionDirectory
 from hapi.workers.link import Link
 from hapi.workers.supervisor import title
 from hapi.workers.supervisor.acp_events import Turn, usage
-from hapi.workers.supervisor.agent_process import AgentProcess
+from hapi.workers.supervisor.agent_process import KILL, LADDER_S, AgentProcess
 from hapi.workers.supervisor.asking import Asking
 from hapi.workers.supervisor.publisher import Publisher
 from hapi.workers.supervisor.start import Started
@@ -82,16 +82,30 @@ class Session:
         """The hub confirmed events up to `seq`."""
         self._publisher.delivered(seq)
 
-    async def stop(self, reason: EndReason) -> wire.SessionStopped:
+    async def stop(self, reason: EndReason, why: str | None = None) -> wire.SessionStopped:
         """End the agent and all it started, then the session. Asked again, it joins the stop under way.
 
-        Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9 s in all.
+        Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9.5 s in all. `why` becomes the record's detail.
         """
         if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(reason), name="stop")
+            if self._agent.exit is not None and self.info.reason is None:
+                work = self._watched_end()
+            else:
+                self.info.reason = self.info.reason or reason  # recorded with the first move, before the first signal
+                work = self._stop(self.info.reason, why)
+            self._stopping = asyncio.get_running_loop().create_task(work, name="stop")
         return await asyncio.shield(self._stopping)
 
-    async def _stop(self, reason: EndReason) -> wire.SessionStopped:
+    async def _watched_end(self) -> wire.SessionStopped:
+        """The agent ended by itself and `_watch_agent` is at it: no stop did this, and none is recorded."""
+        try:
+            await asyncio.wait_for(self.ended.wait(), LADDER_S)
+        except TimeoutError:
+            self._stopping = None
+            return wire.SessionStopped("still_alive", self.info.session_id, KILL.name, self._agent.pids())
+        return wire.SessionStopped("already_gone", self.info.session_id)
+
+    async def _stop(self, reason: EndReason, why: str | None) -> wire.SessionStopped:
         busy = self.lifecycle.phase in BUSY
         if self.lifecycle.phase is Phase.ENDED:
             return wire.SessionStopped("already_gone", self.info.session_id)
@@ -104,23 +118,30 @@ class Session:
         if survivors:
             logger.error("still alive after SIGKILL: %s", survivors)
             self._stopping = None
-            return self._tell_stopped(wire.SessionStopped("still_alive", self.info.session_id, rung, survivors))
-        result = self._tell_stopped(wire.SessionStopped("stopped", self.info.session_id, rung))
-        self._end(reason)
+            self._start(self._end_late(reason, why), "survivors")
+            result = wire.SessionStopped("still_alive", self.info.session_id, rung, survivors)
+            self._link.send(wire.BROKER, result)
+            return result
+        result = wire.SessionStopped("stopped", self.info.session_id, rung)
+        self._end(reason, why, stopped=result)
         return result
 
-    def _tell_stopped(self, result: wire.SessionStopped) -> wire.SessionStopped:
-        """The broker hears how a stop went before it hears that the session has ended."""
-        self._link.send(wire.BROKER, result)
-        return result
+    async def _end_late(self, reason: EndReason, why: str | None) -> None:
+        """What survived SIGKILL may be let go by the kernel yet: then the session is over after all."""
+        await self._agent.tree_ended()
+        if self._stopping is None:
+            self._end(reason, why)
 
     async def _watch_agent(self) -> None:
         """When the agent ends by itself, end what it left behind, and the session with a true reason."""
         exit_ = await self._agent.exited()
-        if self._stopping is not None:
-            return
+        if self.info.reason is not None:
+            return  # we stopped it
         tail = await self._agent.stderr_tail()
-        await self._agent.stop(skip_eof=True)
+        _, survivors = await self._agent.stop(skip_eof=True)
+        if survivors:
+            logger.error("the agent left processes that survive SIGKILL: %s", survivors)
+            await self._agent.tree_ended()
         crashed = exit_.signal is not None
         reason = EndReason.AGENT_CRASHED if crashed else EndReason.AGENT_EXITED
         self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
@@ -130,10 +151,16 @@ class Session:
         self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=crashed or bool(exit_.code)))
         self._end(reason, f"{exit_.words()}\n{tail}".strip())
 
-    def _end(self, reason: EndReason, detail: str | None = None) -> None:
+    def _end(self, reason: EndReason, detail: str | None = None, stopped: wire.SessionStopped | None = None) -> None:
+        """The last move, once: to disk, then `stopped` to whoever asked for it, then to everybody."""
+        if not self.lifecycle.move(Phase.ENDED):
+            return
         self.info.reason, self.info.ended_at = reason, now_ms()
         self.info.detail = detail[-_DETAIL_LIMIT:] if detail else None
-        self._move(Phase.ENDED)
+        self._record()
+        if stopped is not None:
+            self._link.send(wire.BROKER, stopped)
+        self._tell()
         self.ended.set()
 
     async def farewell(self, timeout_s: float) -> None:
@@ -335,11 +362,17 @@ class Session:
 
     def _announce(self) -> None:
         """Tell disk, `ps`, broker and hub what is so now."""
+        self._record()
+        self._tell()
+
+    def _record(self) -> None:
         self.info.phase = self.lifecycle.phase
         try:
             self._directory.write_state(self.info, durable=self.info.phase not in BUSY)
         except OSError as error:
             logger.error("cannot write state.json: %s", error)  # noqa: TRY400 - the words say it all
+
+    def _tell(self) -> None:
         title.show(self.info)
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self.info)))
         self._publisher.changed()

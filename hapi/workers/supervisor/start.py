@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -76,17 +77,18 @@ class Starter:
         self._config = config
         self._directory = directory
         self._roots = workspace_roots
+        self._started: Started | None = None
         self.kept: list[str] = []
         self.survivors: list[int] = []
 
     async def run(self, order: wire.Spawn, info: wire.SessionInfo) -> Started:
         """At most the configured ready time-out. Raises HapiError with the reason, its hint the agent's last words.
 
-        After a failure `survivors` are the pids that outlived even SIGKILL, and `kept` says in words what was not
-        removed. May be cancelled once; it then ends when all is undone.
+        Whether it fails or is cancelled, however often, it ends when all is undone; `survivors` are then the pids that
+        outlived even SIGKILL, and `kept` says in words what is left.
         """
         deadline = monotonic() + self._config.ready_timeout_ms / 1000
-        started = Started(order, info)
+        started = self._started = Started(order, info)
         try:
             agent = table.find(order.agent, self._config)
             argv = self._argv(agent, order)
@@ -94,25 +96,31 @@ class Starter:
             await self._launch(started, agent, argv)
             await self._open(started, agent, deadline)
         except BaseException as error:
-            await self.undo(started)
-            if isinstance(error, HapiError) and self.kept:
+            undoing = asyncio.ensure_future(self.undo())
+            while not undoing.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({undoing})
+            if isinstance(error, HapiError):
                 error.hint = "\n".join([error.hint, *self.kept]).strip()
             raise
         return started
 
-    async def undo(self, started: Started) -> None:
+    async def undo(self) -> None:
         """End the agent and all it started, and remove the worktree if nothing was done in it."""
+        started = self._started
         agent = getattr(started, "agent", None)
         if agent is not None:
             _, self.survivors = await agent.stop(skip_eof=True)
             agent.stop_reaping()
             if self.survivors:
-                logger.error("a failed spawn left processes that SIGKILL does not end: %s", self.survivors)
-        if started.worktree is not None and not await asyncio.to_thread(
-            workspace.remove_unused_worktree, started.worktree
-        ):
-            self.kept.append(f"Kept the worktree {started.worktree.worktree_path}: there is work in it.")
-            logger.warning("%s", self.kept[-1])
+                self._left(f"These processes survive SIGKILL: {', '.join(map(str, self.survivors))}.")
+        worktree = started.worktree if started is not None else None
+        if worktree is not None and not await asyncio.to_thread(workspace.remove_unused_worktree, worktree):
+            self._left(f"Kept the worktree {worktree.worktree_path}: there is work in it.")
+
+    def _left(self, words: str) -> None:
+        logger.warning("%s", words)
+        self.kept.append(words)
 
     async def _prepared(self, started: Started) -> None:
         """Prepare the directory. A thread cannot be cancelled: what it makes must be known before it is undone."""
