@@ -169,8 +169,12 @@ def everyone() -> list[int]:
 
 def marked(name: str, value: str) -> list[ProcessId]:
     """This user's processes whose environment has `name=value`: what a lost supervisor left behind."""
-    needle = f"{name}={value}".encode()
-    return [who for pid in everyone() if needle in _environ(pid) and (who := identity(pid)) is not None]
+    return [who for pid in everyone() if has_mark(pid, name, value) and (who := identity(pid)) is not None]
+
+
+def has_mark(pid: int, name: str, value: str) -> bool:
+    """Whether a process of this user has `name=value` in its environment."""
+    return f"{name}={value}".encode() in _environ(pid)
 
 
 def _environ(pid: int) -> list[bytes]:

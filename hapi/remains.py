@@ -55,6 +55,11 @@ def stamped(pid: int) -> int | None:
     return int(soft[0]) if soft and soft[0].isdigit() and int(soft[0]) >= _STAMPS else None
 
 
+def belongs(pid: int, session_id: str) -> bool:
+    """Whether a process carries the session's mark or stamp."""
+    return procs.has_mark(pid, SESSION_MARK, session_id) or stamped(pid) == stamp(session_id)
+
+
 def find(session_id: str, agent: ProcessId | None, home: Path) -> list[ProcessId]:
     """A dead supervisor's agent, that agent's descendants, and whoever carries the session's mark or stamp.
 

@@ -10,6 +10,7 @@ import msgspec
 
 from hapi import procs
 from hapi.errors import HapiError
+from hapi.kin import may_supervise
 from hapi.lifecycle import Phase
 from hapi.store import SessionDirectory, session_directories
 from hapi.wire import SessionInfo
@@ -74,7 +75,8 @@ def _read(directory: SessionDirectory) -> Record:
     if info.phase is Phase.ENDED or info.supervisor is None:
         return Record(session_id, info, Facts(readable=True))
     same_boot = info.supervisor.boot_id == procs.boot_id()
-    facts = Facts(readable=True, same_boot=same_boot, supervisor_alive=procs.is_alive(info.supervisor))
+    alive = procs.is_alive(info.supervisor) and may_supervise(info.supervisor.pid, directory.lock)
+    facts = Facts(readable=True, same_boot=same_boot, supervisor_alive=alive)
     return Record(session_id, info, facts)
 
 

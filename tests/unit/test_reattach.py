@@ -8,6 +8,7 @@ import pytest
 
 from hapi import procs
 from hapi.broker.reattach import Facts, Verdict, scan, verdict
+from hapi.files import FileLock
 from hapi.ids import ProcessId, new_session_id
 from hapi.lifecycle import EndReason, Phase
 from hapi.store import SessionDirectory
@@ -71,8 +72,17 @@ ME = procs.own_identity()
 )
 def test_facts(tmp_path, changes, facts):
     found = record(tmp_path, **changes)
+    lock = FileLock(tmp_path / found.session_id / "lock")
+    assert lock.acquire(f"{os.getpid()}\n")
+    (found,) = scan(tmp_path)
     assert found.facts == facts
     assert found.info == info(found.session_id, **changes)
+    lock.release()
+
+
+def test_a_stranger_with_the_recorded_identity_is_no_supervisor(tmp_path):
+    """It holds no lock of the session and has no title of ours: nobody to wait for."""
+    assert record(tmp_path, supervisor=ME).facts == Facts(readable=True, supervisor_alive=False)
 
 
 @pytest.mark.parametrize(
