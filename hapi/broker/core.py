@@ -159,9 +159,9 @@ class Core:
         target = body.target.lower()
         if target in self.spawns.pending and target not in self.sessions.live:
             return self._stop_starting(to, target, body, now)
-        info = self.sessions.resolve(body.target)
-        if info.phase is Phase.ENDED:
-            return [Answer(to, wire.SessionStopped("already_gone", info.session_id))]
+        info = self._to_stop(target)
+        if info is None or info.phase is Phase.ENDED:
+            return [Answer(to, wire.SessionStopped("already_gone", target if info is None else info.session_id))]
         if self.adoption.defer(info.session_id, to, body, now):
             return []
         peer = self.peers.named(wire.session_peer(info.session_id))
@@ -171,6 +171,18 @@ class Core:
         if not self.stops.begin(info.session_id, to, now):
             return []
         return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by))]
+
+    def _to_stop(self, target: str) -> wire.SessionInfo | None:
+        """The session that is meant; None for a whole id of which nothing is known (any more): it runs nowhere here.
+
+        Raises HapiError(unknown_session or ambiguous_session) for a part of one.
+        """
+        try:
+            return self.sessions.resolve(target)
+        except HapiError as error:
+            if error.code is ErrorCode.UNKNOWN_SESSION and _is_id(target):
+                return None
+            raise
 
     def _stop_starting(self, to: ReplyTo, session_id: str, body: wire.StopSession, now: float) -> list[Effect]:
         """A stop that arrives while the session is starting wins over the start."""
@@ -464,6 +476,13 @@ def _watched(info: wire.SessionInfo) -> list[wire.Watched]:
     if info.supervisor is None:
         return []
     return [wire.Watched(session_id=info.session_id, supervisor=info.supervisor, agent=info.agent_process)]
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return canonical(text) == text
+    except HapiError:
+        return False
 
 
 def _ended_at(record: Record) -> int:

@@ -354,6 +354,13 @@ def test_a_stop_while_it_starts_goes_to_its_supervisor(core):
     assert answers(tell(core, NAME, done)) == [(2, done)]
 
 
+def test_trap_41_a_whole_id_of_which_nothing_is_known_is_already_gone(core):
+    unknown = new_session_id()
+    gone = wire.SessionStopped("already_gone", unknown)
+    assert core.request(cli(), wire.StopSession(unknown.upper()), T) == [Answer(cli(), gone)]
+    assert the_answer(core.request(cli(), wire.SendText(unknown, "x"), T)).code == "unknown_session"
+
+
 @pytest.mark.parametrize("body", [wire.StopSession, lambda target: wire.SendText(target, "x")])
 @pytest.mark.parametrize(
     ("target", "code"),
@@ -364,7 +371,6 @@ def test_a_stop_while_it_starts_goes_to_its_supervisor(core):
         ("PID-999", "unknown_session"),
         ("PID-10", "unknown_session"),
         ("nonsense", "unknown_session"),
-        (new_session_id(), "unknown_session"),
         ("1f0c", "ambiguous_session"),
         ("1F0C22AB-", "ambiguous_session"),
         (ID[:-1], "ambiguous_session"),

@@ -194,9 +194,10 @@ class AcpDriver:
 
     async def _last_words(self, wait_s: float = 0.2) -> str:
         """The end of the agent's stderr, and the first line on stdout that was no message: often that says it all."""
-        tail = await self._agent.stderr_tail(wait_s)
-        garbage = self.transport.first_garbage
-        return f"{tail}\nIt printed, instead of a message: {garbage}".strip() if garbage else tail
+        said = [await self._agent.stderr_tail(wait_s)]
+        if self.transport.first_garbage:
+            said.append(f"It printed, instead of a message: {self.transport.first_garbage}")
+        return "\n".join(said).strip() or "It said nothing. Run it by hand to see why."
 
     async def _handle(self, method: str, params: Any, is_notification: bool) -> Any:  # noqa: FBT001 - the SDK's call
         if method == CLIENT_METHODS["session_request_permission"] and isinstance(params, dict):

@@ -115,7 +115,7 @@ class AgentProcess:
         except OSError as error:
             code = ErrorCode.BAD_DIRECTORY if error.filename == launch.directory else ErrorCode.AGENT_UNAVAILABLE
             message = f"Cannot run {launch.argv[0]} in {launch.directory}: {error.strerror}."
-            raise HapiError(code, message) from None
+            raise HapiError(code, message, "Run it by hand there to see why.") from None
         agent = cls(process, log, spare)
         await agent._connect()
         return agent
