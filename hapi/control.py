@@ -166,13 +166,10 @@ def stop(config: Config, waiting: Waiting | None = None) -> Stopped:
     return Stopped(pid=who.pid, sessions=sessions, how=how)
 
 
-def force(who: ProcessId, patience_s: float = STOP_TIMEOUT_S) -> Literal["SIGTERM", "SIGKILL"]:
-    """End that very process by signals; returns the one that did it. HapiError(still_alive).
-
-    SIGTERM gets `patience_s`, SIGKILL after it STOP_TIMEOUT_S.
-    """
+def force(who: ProcessId) -> Literal["SIGTERM", "SIGKILL"]:
+    """End that very process by signals, the milder first; returns the one that did it. HapiError(still_alive)."""
     procs.send_signal(who, signal.SIGTERM)
-    if procs.wait_gone(who, patience_s):
+    if procs.wait_gone(who, STOP_TIMEOUT_S):
         return "SIGTERM"
     procs.send_signal(who, signal.SIGKILL)
     if procs.wait_gone(who, STOP_TIMEOUT_S):

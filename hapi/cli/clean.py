@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import msgspec
 from hapi import config as configuration
 from hapi import control, procs, remains, wire
 from hapi.cli.diagnosis import marked
-from hapi.clock import now_ms
+from hapi.clock import monotonic, now_ms
 from hapi.config import Config
 from hapi.control import Control, Waiting, command_line
 from hapi.errors import HapiError, NotRunning
@@ -22,6 +23,7 @@ from hapi.store import SessionDirectory, session_directories
 
 STOP_TIMEOUT_S = 30.0
 LADDER_S = 12.0  # more than a supervisor needs to end its agent
+PATIENCE_S = 2.0
 LEFT_BEHIND_S = 5.0
 
 
@@ -134,15 +136,30 @@ def _end_session(target: Target) -> Result:
 def _by_signal(target: Target) -> Result:
     """SIGTERM, then SIGKILL, to the proven processes and all below them, each checked again first.
 
-    The first one, a session's supervisor perhaps, has the time that its stop ladder may take.
+    A session's supervisor goes first and has the time that its stop ladder may take.
     """
     home = target.config.home
     everyone = list(dict.fromkeys(_with_descendants(target.processes, home)))
-    used = {control.force(process, LADDER_S) for process in everyone if procs.is_alive(process)}
+    if target.kind == "session":
+        used = _signal_all(everyone[:1], LADDER_S) + _signal_all(everyone[1:], PATIENCE_S)
+    else:
+        used = _signal_all(everyone, PATIENCE_S)
     survivors = [process.pid for process in everyone if procs.is_alive(process)]
     if survivors:
         return Result(target=target, outcome=f"still_alive: {survivors}", gone=False)
-    return Result(target=target, outcome=f"stopped ({' and '.join(sorted(used))})" if used else "already_gone")
+    return Result(target=target, outcome=f"stopped ({' and '.join(dict.fromkeys(used))})" if used else "already_gone")
+
+
+def _signal_all(processes: list[ProcessId], patience_s: float) -> list[str]:
+    """End processes side by side; the names of the signals that it took."""
+    used = []
+    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, PATIENCE_S)):
+        left = [process for process in processes if procs.send_signal(process, number)]
+        deadline = monotonic() + wait_s
+        used += [number.name] if left else []
+        for process in left:
+            procs.wait_gone(process, deadline - monotonic())
+    return used
 
 
 def _with_descendants(processes: list[ProcessId], home: Path) -> Iterator[ProcessId]:

@@ -135,7 +135,7 @@ def test_trap_03_a_stop_of_a_start_waits_for_its_end_whatever_comes_meanwhile(ru
 def test_trap_05_a_stranger_under_a_recorded_pid_is_left_alone(runner: Runner, named: str) -> None:
     """The record names a living process that is none of ours: nobody signals it, and the record is healed.
 
-    Seen to fail: with identities compared by pid alone; exact: without the check of the lock in `doctor clean`.
+    Seen to fail: with identities compared by pid alone, and without the proof that `doctor clean` asks for.
     """
     session = runner.spawn()
     kill_everything(runner)
@@ -162,7 +162,7 @@ def test_trap_05_a_stranger_under_a_recorded_pid_is_left_alone(runner: Runner, n
 def test_trap_40_a_stopped_session_stays_stopped(runner: Runner) -> None:
     """Five times all of ours is killed and started again; also for a session whose stop was never finished.
 
-    Seen to fail: without the reason on record before the first signal; with records of stopped sessions left open.
+    Seen to fail: without the reason on record before the first signal.
     """
     place = family(runner)
     done, cut = runner.spawn()["sessionId"], runner.spawn(agent="family")

@@ -118,7 +118,8 @@ class Supervisor:
                 self._welcome(body)
             case wire.Refused():
                 logger.warning("turned away: %s", body.reason)
-                self._spawn_task(self._stop(header, EndReason.SPAWN_FAILED, body.reason))
+                why = f"The runner gave the session up: {body.reason}."
+                self._spawn_task(self._stop(header, EndReason.SPAWN_FAILED, why))
             case wire.PeerUp() | wire.PeerDown() if body.name == wire.HUB:
                 self._hub_is(up=isinstance(body, wire.PeerUp))
             case wire.HubOnline():
@@ -242,7 +243,7 @@ class Supervisor:
 
     async def _stop(self, header: wire.Header, reason: EndReason, why: str = "") -> None:
         if self._session is not None:
-            result = await self._session.stop(reason, f"The runner gave the session up: {why}." if why else None)
+            result = await self._session.stop(reason, why)
             if why and self._starter is not None:
                 await self._starter.undo()  # for whoever asked for it, it never was
         else:
@@ -259,6 +260,8 @@ class Supervisor:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
+        if self._session is not None:  # it was ready an instant before
+            return await self._session.stop(reason, why)
         survivors = self._starter.survivors if self._starter is not None else []
         result = wire.SessionStopped(
             "still_alive" if survivors else "stopped", self._session_id, "during_start", survivors
@@ -269,10 +272,10 @@ class Supervisor:
         return result
 
     def _cancelled(self, why: str) -> HapiError:
-        """Why a start was cancelled: somebody stopped it, or `why` the broker does not want it."""
+        """Why a start was cancelled: `why` in the broker's words, or because somebody stopped it."""
         kept = "\n".join(self._starter.kept) if self._starter is not None else ""
         if why:
-            return HapiError(ErrorCode.AGENT_TIMEOUT, f"The runner gave the session up: {why}.", kept)
+            return HapiError(ErrorCode.AGENT_TIMEOUT, why, kept)
         return HapiError(ErrorCode.STOPPED_DURING_START, "The session was stopped while it was starting.", kept)
 
     async def _finish_with(self, session: Session) -> None:

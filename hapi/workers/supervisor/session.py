@@ -82,7 +82,7 @@ class Session:
         """The hub confirmed events up to `seq`."""
         self._publisher.delivered(seq)
 
-    async def stop(self, reason: EndReason, why: str | None = None) -> wire.SessionStopped:
+    async def stop(self, reason: EndReason, why: str = "") -> wire.SessionStopped:
         """End the agent and all it started, then the session. Asked again, it joins the stop under way.
 
         Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9.5 s in all. `why` becomes the record's detail.
@@ -102,10 +102,12 @@ class Session:
             await asyncio.wait_for(self.ended.wait(), LADDER_S)
         except TimeoutError:
             self._stopping = None
-            return wire.SessionStopped("still_alive", self.info.session_id, KILL.name, self._agent.pids())
+            result = wire.SessionStopped("still_alive", self.info.session_id, KILL.name, self._agent.pids())
+            self._link.send(wire.BROKER, result)
+            return result
         return wire.SessionStopped("already_gone", self.info.session_id)
 
-    async def _stop(self, reason: EndReason, why: str | None) -> wire.SessionStopped:
+    async def _stop(self, reason: EndReason, why: str) -> wire.SessionStopped:
         busy = self.lifecycle.phase in BUSY
         if self.lifecycle.phase is Phase.ENDED:
             return wire.SessionStopped("already_gone", self.info.session_id)
@@ -126,7 +128,7 @@ class Session:
         self._end(reason, why, stopped=result)
         return result
 
-    async def _end_late(self, reason: EndReason, why: str | None) -> None:
+    async def _end_late(self, reason: EndReason, why: str) -> None:
         """What survived SIGKILL may be let go by the kernel yet: then the session is over after all."""
         await self._agent.tree_ended()
         if self._stopping is None:
@@ -151,12 +153,12 @@ class Session:
         self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=crashed or bool(exit_.code)))
         self._end(reason, f"{exit_.words()}\n{tail}".strip())
 
-    def _end(self, reason: EndReason, detail: str | None = None, stopped: wire.SessionStopped | None = None) -> None:
+    def _end(self, reason: EndReason, detail: str = "", stopped: wire.SessionStopped | None = None) -> None:
         """The last move, once: to disk, then `stopped` to whoever asked for it, then to everybody."""
         if not self.lifecycle.move(Phase.ENDED):
             return
         self.info.reason, self.info.ended_at = reason, now_ms()
-        self.info.detail = detail[-_DETAIL_LIMIT:] if detail else None
+        self.info.detail = detail[-_DETAIL_LIMIT:] or None
         self._record()
         if stopped is not None:
             self._link.send(wire.BROKER, stopped)
