@@ -20,7 +20,6 @@ from tests.support.git import git
 from tests.support.runner import Runner, command_line, gone, identity
 from tests.support.wait import until
 
-READY_MS = "2000"
 WORKS = """
 import signal
 open("work.txt", "w").write("an hour's work")
@@ -31,7 +30,11 @@ signal.pause()
 @pytest.fixture
 def impatient(runner: Runner) -> Runner:
     """A runner that gives an agent two seconds, in a project under git."""
-    runner.environment["HAPI_RUNNER_WEBHOOK_TIMEOUT_MS"] = READY_MS
+    return with_patience(runner, 2000)
+
+
+def with_patience(runner: Runner, milliseconds: int) -> Runner:
+    runner.environment["HAPI_RUNNER_WEBHOOK_TIMEOUT_MS"] = str(milliseconds)
     git(runner.project, "init", "-q", "-b", "main")
     git(runner.project, "commit", "-q", "--allow-empty", "-m", "first")
     runner.start()
@@ -112,23 +115,24 @@ class TestLate:
         (ended,) = impatient.sessions("--ended")
         assert str(kept) in ended["detail"]
 
-    def test_trap_07_a_child_that_wakes_after_it_was_given_up_ends(self, impatient: Runner) -> None:
+    def test_trap_07_a_child_that_wakes_after_it_was_given_up_ends(self, runner: Runner) -> None:
         """Its supervisor sleeps through the deadline of the broker, which tells the asker; then it goes on.
 
-        Seen to fail: without the `refused` that the broker sends to a late child.
+        Seen to fail: without the supervisor's own deadline together with the `refused` of the broker; one net suffices.
         """
-        asker = spawning(impatient, "--agent", "demo", "--worktree", "late", HAPI_DEMO_START="slow:1")
-        session = starting(impatient)
+        with_patience(runner, 6000)
+        asker = spawning(runner, "--agent", "demo", "--worktree", "late", HAPI_DEMO_START="slow:5")
+        session = starting(runner)
         supervisor = identity(session["pid"])
         os.kill(supervisor.pid, signal.SIGSTOP)
-        out, _ = asker.communicate(timeout=30)
+        out, _ = asker.communicate(timeout=40)
         os.kill(supervisor.pid, signal.SIGCONT)
         assert "agent_timeout" in out
-        gone(supervisor)
+        gone(supervisor, 20)
         assert of_session(session["sessionId"]) == []
-        assert impatient.sessions() == []
-        assert impatient.wait_phase(session["sessionId"], "ended")["reason"] == "spawn failed"
-        assert worktrees(impatient) == []
+        assert runner.sessions() == []
+        assert runner.wait_phase(session["sessionId"], "ended")["reason"] == "spawn failed"
+        assert worktrees(runner) == []
 
     def test_trap_07_a_supervisor_killed_while_it_starts(self, impatient: Runner) -> None:
         """Seen to fail: without the reaper's clean-up after the death of a supervisor."""
@@ -146,21 +150,27 @@ class TestLate:
         assert again.json["error"]["code"] == "session_ended"
         assert of_session(session["sessionId"]) == []
 
-    def test_trap_07_a_nursery_killed_while_a_session_starts(self, impatient: Runner) -> None:
-        """What the asker is told is so: the session runs, or there is none.
+    def test_trap_07_a_nursery_killed_while_a_session_starts(self, runner: Runner) -> None:
+        """What the asker is told is so: here, that the session runs, for its supervisor has its order already.
 
         Seen to fail: with every pending spawn answered as failed when the nursery dies.
         """
-        asker = spawning(impatient, "--agent", "demo", HAPI_DEMO_START="slow:1")
-        session = starting(impatient)
-        os.kill(impatient.status()["workers"]["nursery"]["pid"], signal.SIGKILL)
-        out, _ = asker.communicate(timeout=30)
+        runner.start()
+        nursery = until(lambda: runner.status()["workers"]["nursery"]["pid"], 5, "the nursery is up")
+        asker = spawning(runner, "--agent", "demo", HAPI_DEMO_START="slow:6")
+        session = starting(runner)
+        os.kill(nursery, signal.SIGKILL)
+        assert runner.wait_phase(session["sessionId"], "starting")
+        out, _ = asker.communicate(timeout=40)
         assert asker.returncode == 0, out
-        (found,) = impatient.sessions()
+        (found,) = runner.sessions()
         assert (found["sessionId"], found["pid"], found["phase"]) == (session["sessionId"], session["pid"], "idle")
 
     def test_a_stop_while_git_makes_the_worktree_wins_and_leaves_none(self, impatient: Runner) -> None:
-        """The thread that made it could not be cancelled, went on, and nobody removed what it made."""
+        """The thread that made it could not be cancelled, went on, and nobody removed what it made.
+
+        Seen to fail: without the end of git and the wait for its thread in `Starter._prepared`.
+        """
         hook = impatient.project / ".git" / "hooks" / "post-checkout"
         hook.write_text(f"#!/bin/sh\ntouch {impatient.home}/hook-runs\nsleep 60\n")
         hook.chmod(0o755)
@@ -231,7 +241,7 @@ class TestRetries:
         """
         runner.start()
         key = new_session_id()
-        asker = spawning(runner, "--agent", "demo", "--id", key, HAPI_DEMO_START="slow:3")
+        asker = spawning(runner, "--agent", "demo", "--id", key, HAPI_DEMO_START="slow:8")
         session = starting(runner)
         broker = identity(runner.status()["pid"])
         procs.send_signal(broker, signal.SIGKILL)
