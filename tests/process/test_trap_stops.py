@@ -75,6 +75,7 @@ def test_trap_03_stopped_is_said_when_the_tree_is_gone_and_not_before(runner: Ru
     assert answers == [("stopped", "kill", [])] * 3
 
 
+@pytest.mark.timeout(180)
 def test_trap_03_a_supervisor_that_does_not_answer_is_still_alive(runner: Runner) -> None:
     """Stopped by a signal it can do nothing, and the answer within the deadline says so with its pids.
 
@@ -159,6 +160,7 @@ def test_trap_05_a_stranger_under_a_recorded_pid_is_left_alone(runner: Runner, n
             stranger.kill()
 
 
+@pytest.mark.timeout(180)
 def test_trap_40_a_stopped_session_stays_stopped(runner: Runner) -> None:
     """Five times all of ours is killed and started again; also for a session whose stop was never finished.
 
