@@ -20,6 +20,7 @@ from hapi.ids import DEFAULT_NAMESPACE, namespace, split_token
 from hapi.paths import Paths
 
 DEFAULT_API_URL = "http://localhost:3006"
+HEARTBEAT_MS, CONTROL_TIMEOUT_MS, READY_TIMEOUT_MS = 60_000, 10_000, 15_000
 _FALSE = {"", "0", "false", "no", "off"}
 _TRUE = {"1", "true", "yes", "on"}
 
@@ -74,15 +75,35 @@ def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.en
         api_url=_url(reader.text("api_url", "HAPI_API_URL", "apiUrl") or DEFAULT_API_URL, reader.sources["api_url"]),
         token=_token(reader.text("token", "CLI_API_TOKEN", "cliApiToken"), base_namespace),
         hostname=reader.text("hostname", "HAPI_HOSTNAME", "hostname") or os.uname().nodename,
-        heartbeat_interval_ms=reader.number("heartbeat_interval_ms", "HAPI_RUNNER_HEARTBEAT_INTERVAL", 60_000),
-        control_timeout_ms=reader.number("control_timeout_ms", "HAPI_RUNNER_HTTP_TIMEOUT", 10_000),
-        ready_timeout_ms=reader.number("ready_timeout_ms", "HAPI_RUNNER_WEBHOOK_TIMEOUT_MS", 15_000),
+        heartbeat_interval_ms=reader.number("heartbeat_interval_ms", "HAPI_RUNNER_HEARTBEAT_INTERVAL", HEARTBEAT_MS),
+        control_timeout_ms=reader.number("control_timeout_ms", "HAPI_RUNNER_HTTP_TIMEOUT", CONTROL_TIMEOUT_MS),
+        ready_timeout_ms=reader.number("ready_timeout_ms", "HAPI_RUNNER_WEBHOOK_TIMEOUT_MS", READY_TIMEOUT_MS),
         extra_headers=reader.headers(),
         supervised=reader.flag("supervised", "HAPI_RUNNER_SUPERVISED"),
         handoff_disabled=reader.flag("handoff_disabled", "HAPI_DISABLE_VERSION_HANDOFF"),
         create_directories=reader.setting_flag("create_directories", "createDirectories", default=True),
         agents=reader.agents(),
         sources=reader.sources,
+    )
+
+
+def bare(home: Path, name: str) -> Config:
+    """The defaults alone, for a namespace whose settings cannot be read: enough to find what runs there."""
+    return Config(
+        home=home,
+        namespace=name,
+        api_url=DEFAULT_API_URL,
+        token=None,
+        hostname=os.uname().nodename,
+        heartbeat_interval_ms=HEARTBEAT_MS,
+        control_timeout_ms=CONTROL_TIMEOUT_MS,
+        ready_timeout_ms=READY_TIMEOUT_MS,
+        extra_headers={},
+        supervised=False,
+        handoff_disabled=False,
+        create_directories=True,
+        agents={},
+        sources={},
     )
 
 

@@ -6,8 +6,6 @@ Synchronous, no asyncio: this is on the path of every command.
 from __future__ import annotations
 
 import itertools
-import os
-import select
 import signal
 import sys
 from collections.abc import Callable
@@ -164,39 +162,20 @@ def stop(config: Config, waiting: Waiting | None = None) -> Stopped:
     if who is None:
         return _unidentified(paths)
     patience = 0 if sessions is None and procs.is_alive(who) else STOP_TIMEOUT_S
-    how: Literal["asked", "SIGTERM", "SIGKILL"] = "asked" if wait_gone(who, patience) else force(who)
+    how: Literal["asked", "SIGTERM", "SIGKILL"] = "asked" if procs.wait_gone(who, patience) else force(who)
     return Stopped(pid=who.pid, sessions=sessions, how=how)
 
 
 def force(who: ProcessId) -> Literal["SIGTERM", "SIGKILL"]:
     """End that very process by signals, the milder first; returns the one that did it. HapiError(still_alive)."""
     procs.send_signal(who, signal.SIGTERM)
-    if wait_gone(who, STOP_TIMEOUT_S):
+    if procs.wait_gone(who, STOP_TIMEOUT_S):
         return "SIGTERM"
     procs.send_signal(who, signal.SIGKILL)
-    if wait_gone(who, STOP_TIMEOUT_S):
+    if procs.wait_gone(who, STOP_TIMEOUT_S):
         return "SIGKILL"
     hint = "A process that the kernel holds, or another user's, cannot be ended from here."
     raise HapiError(ErrorCode.STILL_ALIVE, f"Process {who.pid} survives SIGKILL.", hint)
-
-
-def wait_gone(who: ProcessId, timeout_s: float) -> bool:
-    """Wait until that process has ended, `timeout_s` at most; whether it has."""
-    deadline = monotonic() + timeout_s
-    fd = procs.open_pidfd(who)
-    poller = select.poll()
-    if fd is not None:
-        poller.register(fd, select.POLLIN)
-    try:
-        while procs.is_alive(who):
-            left_ms = (deadline - monotonic()) * 1000
-            if left_ms <= 0:
-                return False
-            poller.poll(left_ms if fd is not None else min(left_ms, _TICK_MS))
-        return True
-    finally:
-        if fd is not None:
-            os.close(fd)
 
 
 def lock_holder(paths: Paths) -> ProcessId | None:

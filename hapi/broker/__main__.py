@@ -10,7 +10,7 @@ import sys
 import msgspec
 
 import hapi
-from hapi import config, log
+from hapi import config, log, remains
 from hapi.broker import report
 from hapi.broker.app import App, title
 from hapi.broker.nursery import raise_descriptor_limit
@@ -46,6 +46,7 @@ def main() -> int:
     """Run a broker until it is stopped. Exit status: 0 stopped, otherwise as `errors.exit_status` says."""
     options = _options()
     umask = os.umask(0o077)
+    remains.clear_stamp()
     starter = _Starter(options.ready_fd)
     try:
         settings = config.load(options.namespace)

@@ -122,10 +122,10 @@ class Core:
     def _end(
         self, info: wire.SessionInfo, reason: EndReason, now_ms: int, detail: str | None = None
     ) -> wire.SessionInfo:
-        """End a session whose supervisor cannot: in our books only."""
+        """End a session whose supervisor cannot: in our books only. A stop that it did not live to see the end of counts."""
         self.peers.remove(wire.session_peer(info.session_id))
         info = msgspec.structs.replace(
-            info, phase=Phase.ENDED, reason=reason, ended_at=now_ms, detail=detail or info.detail
+            info, phase=Phase.ENDED, reason=info.reason or reason, ended_at=now_ms, detail=detail or info.detail
         )
         self.sessions.put(info)
         return info
@@ -134,7 +134,11 @@ class Core:
         """Answer those who waited for a session that has ended."""
         failed = wire.Failure(ErrorCode.AGENT_FAILED.value, f"The session ended: {reason}.")
         gone = wire.SessionStopped("already_gone", session_id)
-        return [*self.spawns.settle(session_id, failed), *self.stops.settle(gone)]
+        return [
+            *self.spawns.settle(session_id, failed),
+            *self.stops.settle(gone),
+            *self.relays.lost(wire.session_peer(session_id), failed),
+        ]
 
     # -------------------------------------------------------------------------------------------- requests
 
@@ -167,24 +171,28 @@ class Core:
         live = self.sessions.live.get(order.session_id)
         if self.losses.awaits_reaping(order.session_id):
             raise _being_ended(order.session_id)
-        if live is not None and live.phase in READY and order.session_id not in self.spawns.pending:
+        pending = order.session_id in self.spawns.pending
+        if live is not None and live.phase in READY and not pending:
             return [Answer(to, wire.Spawned(live, existing=True))]
-        if order.session_id in self.sessions.ended and not order.existing:
-            raise HapiError(ErrorCode.SESSION_ENDED, f"Session {order.session_id} has ended.", "Use another id.")
+        if live is not None and live.phase is Phase.STOPPING:
+            raise HapiError(ErrorCode.SESSION_ENDED, f"Session {order.session_id} is being stopped.", "Use another id.")
+        ended = self.sessions.ended.get(order.session_id)
+        if ended is not None and not order.existing:
+            message = f"Session {order.session_id} has ended: {ended.reason}."
+            raise HapiError(ErrorCode.SESSION_ENDED, message, f"{ended.detail or ''}\nUse another id.".strip())
         if self.restarts.waits(order.session_id):
             order = msgspec.structs.replace(order, existing=True)
-        if not self.spawns.begin(order, to, now):
+        if not self.spawns.begin(order, to, now, joined=live is not None):
             return []
-        open_record: list[Effect] = [CloseRecord(info) for info in self.losses.settle(order.session_id)]
-        return [*open_record, ForkSession(order.session_id)] if live is None else []
+        return [*map(CloseRecord, self.losses.settle(order.session_id)), ForkSession(order.session_id)]
 
     def _stop_session(self, to: ReplyTo, body: wire.StopSession, now: float) -> list[Effect]:
         target = body.target.lower()
         if target in self.spawns.pending and target not in self.sessions.live:
             return self._stop_starting(to, target, body, now)
-        info = self.sessions.resolve(body.target)
-        if info.phase is Phase.ENDED:
-            return [Answer(to, wire.SessionStopped("already_gone", info.session_id))]
+        info = self._to_stop(target)
+        if info is None or info.phase is Phase.ENDED:
+            return [Answer(to, wire.SessionStopped("already_gone", target if info is None else info.session_id))]
         if info.supervisor is None and info.session_id in self.spawns.pending:
             return self._stop_starting(to, info.session_id, body, now)
         if self.restarts.waits(info.session_id):
@@ -205,6 +213,18 @@ class Core:
         self.restarts.drop(info.session_id)
         closed = CloseRecord(self._end(info, STOP_REASONS[body.by], self.now_ms))
         return [closed, Answer(to, wire.SessionStopped("stopped", info.session_id, "before_start"))]
+
+    def _to_stop(self, target: str) -> wire.SessionInfo | None:
+        """The session that is meant; None for a whole id of which nothing is known (any more): it runs nowhere here.
+
+        Raises HapiError(unknown_session or ambiguous_session) for a part of one.
+        """
+        try:
+            return self.sessions.resolve(target)
+        except HapiError as error:
+            if error.code is ErrorCode.UNKNOWN_SESSION and _is_id(target):
+                return None
+            raise
 
     def _stop_starting(self, to: ReplyTo, session_id: str, body: wire.StopSession, now: float) -> list[Effect]:
         """A stop that arrives while the session is starting wins over the start."""
@@ -345,11 +365,13 @@ class Core:
     def child_ended(self, session_id: str, pid: int, code: int) -> list[Effect]:
         """A supervisor's process ended; one that never said hello cannot say why."""
         peer = self.peers.named(wire.session_peer(session_id))
-        if peer is not None and peer.process.pid == pid:
-            self.peers.remove(peer.name)
         info = self.sessions.live.get(session_id)
         if info is not None and info.supervisor is not None:
             return []  # the reaper cleans up and reports
+        if peer is not None and peer.process.pid != pid:
+            return []  # one too many; the other one goes on
+        if peer is not None:
+            self.peers.remove(peer.name)
         hint = "nursery.log has the reason: hapi runner logs --worker nursery"
         failed = wire.Failure(ErrorCode.INTERNAL.value, f"The supervisor ended before it was ready ({code}).", hint)
         return self.never_started(session_id, failed)
@@ -372,8 +394,9 @@ class Core:
 
     def nursery_lost(self) -> list[Effect]:
         """The nursery died: forks that were on order may never come; late ones will be turned away."""
-        live = self.sessions.live
-        waiting = [key for key in self.spawns.pending if key not in live or live[key].supervisor is None]
+        heard = {key for key in self.spawns.pending if self.peers.named(wire.session_peer(key)) is not None}
+        live = {key for key, info in self.sessions.live.items() if info.supervisor is not None}
+        waiting = [key for key in self.spawns.pending if key not in live | heard]
         failed = wire.Failure(
             ErrorCode.INTERNAL.value, "The nursery died while the session was starting.", "Try again."
         )
@@ -484,12 +507,11 @@ class Core:
             return self._tell_end(info)
         reason = found or EndReason.SUPERVISOR_LOST
         ended = self._end(info, reason, now_ms)
-        closed: list[Effect] = []
-        if found is None:
-            self.counters["supervisors_lost"] += 1
+        closed: list[Effect] = [CloseRecord(ended)]
+        self.counters["supervisors_lost"] += found is None
+        if found is None and info.reason is None:  # nobody asked for it: the machine may be going down
             self.losses.keep_open(ended, now)
-        else:
-            closed = [CloseRecord(ended)]
+            closed = []
         return [*closed, *self._tell_end(ended), *self._settle_ended(body.session_id, reason)]
 
     def _tell_end(self, info: wire.SessionInfo) -> list[Effect]:
@@ -517,9 +539,7 @@ class Core:
             effects += self.never_started(session_id, late)
             effects += self._tell(wire.session_peer(session_id), wire.Refused("it came too late"))
         for session_id in self.stops.overdue(now):
-            info = self.sessions.live.get(session_id)
-            survivors = [] if info is None else _pids(info)
-            effects += self.stops.settle(wire.SessionStopped("still_alive", session_id, survivors=survivors))
+            effects += self._stop_overdue(session_id)
         effects += self.relays.overdue(now)
         for session_id in self.adoption.end_grace(now):
             effects += self._take_up(session_id)
@@ -528,6 +548,15 @@ class Core:
         if self._stop_deadline is not None and now >= self._stop_deadline:
             effects += self._quit()
         return effects
+
+    def _stop_overdue(self, session_id: str) -> list[Effect]:
+        """A stop that nobody reported on. A start that was never heard of is turned away if it ever speaks."""
+        spawn = self.spawns.pending.get(session_id)
+        if spawn is not None and spawn.stopped:
+            return self._stopped_while_starting(session_id)
+        info = self.sessions.live.get(session_id)
+        survivors = [] if info is None else _pids(info)
+        return [*self.stops.settle(wire.SessionStopped("still_alive", session_id, survivors=survivors))]
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do; None when nothing is due at all."""
@@ -543,6 +572,13 @@ class Core:
 def _being_ended(session_id: str) -> HapiError:
     message = f"Session {session_id} lost its supervisor; what it left behind is being ended."
     return HapiError(ErrorCode.SESSION_ENDED, message, "Spawn a new one.")
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return canonical(text) == text
+    except HapiError:
+        return False
 
 
 def _ended_at(record: Record) -> int:

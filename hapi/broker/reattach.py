@@ -10,6 +10,7 @@ import msgspec
 
 from hapi import files, ids, procs
 from hapi.errors import HapiError
+from hapi.kin import may_supervise
 from hapi.lifecycle import READY, Phase
 from hapi.store import SessionDirectory, session_directories
 from hapi.wire import SessionInfo
@@ -89,7 +90,7 @@ def _read(directory: SessionDirectory, namespace: str) -> Record:
     facts = Facts(
         readable=True,
         same_boot=same_boot,
-        supervisor_alive=procs.is_alive(info.supervisor),
+        supervisor_alive=procs.is_alive(info.supervisor) and may_supervise(info.supervisor.pid, directory.lock),
         interrupted=info.phase in READY,
     )
     return Record(session_id, info, facts)

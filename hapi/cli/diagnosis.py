@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from hapi import __version__, files, procs, wire
+from hapi import __version__, files, procs, remains, wire
 from hapi.cli import auth, hubcheck
 from hapi.config import Config
 from hapi.control import Control, command_line, lock_holder
@@ -166,16 +166,17 @@ def processes(config: Config, findings: Findings) -> list[dict[str, Any]]:
 
 
 def marked(home: Path) -> list[ProcessId]:
-    """This user's processes that carry the mark of a session of this home in their environment."""
+    """This user's processes that carry the mark or the stamp of a session of this home."""
     import psutil
 
     names = {
         entry.path.name for name in all_namespaces(home) for entry in session_directories(Paths(home, name).sessions)
     }
+    stamps = {remains.stamp(name) for name in names}
     found = []
     for process in psutil.process_iter(["environ"]):
         environ = process.info["environ"] or {}
-        if environ.get(SESSION_MARK) in names:
+        if environ.get(SESSION_MARK) in names or remains.stamped(process.pid) in stamps:
             who = procs.identity(process.pid)
             if who is not None:
                 found.append(who)

@@ -8,16 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from importlib import metadata
-from pathlib import Path
 
 import setproctitle
 
 import hapi
-from hapi import clock, closing, config, log, procs, wire
-from hapi.ids import SESSION_MARK, ProcessId
-from hapi.kin import is_ours
+from hapi import clock, closing, config, log, procs, remains, wire
 from hapi.paths import Paths
 from hapi.store import SessionDirectory
 from hapi.workers.link import Link
@@ -95,17 +91,17 @@ class Reaper:
 
         At most KILL_DEADLINE_S, and what `closing.close` takes.
         """
-        left = await asyncio.to_thread(_left_behind, watched, self._paths.home)
-        for process in left:
-            procs.send_signal(process, signal.SIGKILL)
-        survivors = await _wait_gone(left, KILL_DEADLINE_S)
-        logger.info("supervisor of %s ended; killed %d left behind", watched.session_id, len(left))
+        found = (watched.session_id, watched.agent, self._paths.home)
+        reaped, survivors = await asyncio.to_thread(remains.end, *found, KILL_DEADLINE_S)
+        logger.info("supervisor of %s ended; killed %d left behind", watched.session_id, reaped)
+        if survivors:
+            logger.error("these survive SIGKILL: %s", survivors)
         unknown = await asyncio.to_thread(closing.close, SessionDirectory(self._paths.session(watched.session_id)))
         gone = wire.SupervisorGone(
             session_id=watched.session_id,
             process=watched.supervisor,
             unknown_messages=unknown,
-            reaped=len(left) - len(survivors),
+            reaped=reaped,
             survivors=[process.pid for process in survivors],
         )
         self._tell(gone)
@@ -131,40 +127,6 @@ def installed_version() -> str:
         return metadata.version("hapi-runner")
     except metadata.PackageNotFoundError:
         return hapi.__version__
-
-
-def _left_behind(watched: wire.Watched, home: Path) -> list[ProcessId]:
-    """The agent, its descendants, and whoever carries the session's mark in its environment; no runner's processes."""
-
-    def spare(pid: int) -> bool:
-        return is_ours(pid, home)
-
-    found = {process.pid: process for process in procs.marked(SESSION_MARK, watched.session_id)}
-    if watched.agent is not None and procs.is_alive(watched.agent):
-        found[watched.agent.pid] = watched.agent
-        found.update((process.pid, process) for process in procs.descendants(watched.agent.pid, spare))
-    found.pop(os.getpid(), None)
-    return [process for process in found.values() if not spare(process.pid)]
-
-
-async def _wait_gone(processes: list[ProcessId], deadline_s: float) -> list[ProcessId]:
-    """Those that are still alive at the deadline."""
-    loop = asyncio.get_running_loop()
-    end = clock.monotonic() + deadline_s
-    for process in processes:
-        fd = procs.open_pidfd(process)
-        if fd is None:
-            continue
-        gone = asyncio.Event()
-        loop.add_reader(fd, gone.set)
-        try:
-            await asyncio.wait_for(gone.wait(), max(0.0, end - clock.monotonic()))
-        except TimeoutError:
-            logger.warning("process %d survives SIGKILL", process.pid)
-        finally:
-            loop.remove_reader(fd)
-            os.close(fd)
-    return [process for process in processes if procs.is_alive(process)]
 
 
 def main(namespace: str, lifeline: int) -> None:

@@ -64,11 +64,13 @@ class Runner:
 
     # ------------------------------------------------------------------------------------------ the user's side
 
+    command = (sys.executable, "-m", "hapi")
+
     def hapi(self, *arguments: str, check: int | None = None, **more: Any) -> Done:
         """Run `hapi ARGUMENTS`; with `check`, its exit status must be that."""
         done = Done(
             subprocess.run(
-                [sys.executable, "-m", "hapi", *arguments],
+                [*self.command, *arguments],
                 env=self.environment | more.pop("env", {}),
                 cwd=more.pop("cwd", self.project),
                 capture_output=True,
@@ -96,9 +98,14 @@ class Runner:
     def settings(self, **values: Any) -> None:
         """Set keys of settings.json."""
         path = self.home / "settings.json"
-        current = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(current | values))
+        path.write_text(json.dumps(self.read_settings() | values))
         path.chmod(0o600)
+
+    def read_settings(self) -> dict[str, Any]:
+        """What settings.json holds."""
+        path = self.home / "settings.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
 
     def attach(self, hub: OfficialHub, namespace: str = "default") -> None:
         """Configure the hub, by settings.json as a user would."""

@@ -164,16 +164,62 @@ def test_trap_08_the_same_key_five_times_is_one_process(core):
     assert effects == [ForkSession(ID)]
     greet(core, NAME)
     found = answers(tell(core, NAME, wire.SessionChanged(info())))
-    assert found == [(number, wire.Spawned(info())) for number in range(1, 6)]
+    assert found == [(number, wire.Spawned(info(), existing=number > 1)) for number in range(1, 6)]
     assert core.request(cli(6), order(), T) == [Answer(cli(6), wire.Spawned(info(), existing=True))]
     assert core.request(cli(7), order(OTHER), T) == [ForkSession(OTHER)]
 
 
 def test_an_ended_session_is_not_spawned_again_unless_meant(core):
     running(core)
-    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
-    assert the_answer(core.request(cli(), order(), T)).code == "session_ended"
+    tell(
+        core, NAME, wire.SessionChanged(info(phase=Phase.ENDED, reason=EndReason.SPAWN_FAILED, detail="no such agent"))
+    )
+    refused = the_answer(core.request(cli(), order(), T))
+    assert refused.code == "session_ended"
+    assert "spawn failed" in refused.message
+    assert "no such agent" in refused.hint  # whoever lost the first answer learns it now
     assert core.request(cli(), order(existing=True), T) == [ForkSession(ID)]
+
+
+def test_trap_08_a_retry_after_the_brokers_death_joins_the_start_under_way(core):
+    """It was answered `spawned` at once, for a session that was not ready and might never be."""
+    running(core, phase=Phase.STARTING)
+    assert core.request(cli(1), order(), T) == []
+    found = answers(tell(core, NAME, wire.SessionChanged(info())))
+    assert found == [(1, wire.Spawned(info(), existing=True))]
+
+
+def test_a_session_that_is_being_stopped_is_not_the_answer_to_a_spawn(core):
+    running(core, phase=Phase.STOPPING)
+    assert the_answer(core.request(cli(), order(), T)).code == "session_ended"
+
+
+def test_the_end_of_one_child_too_many_is_not_the_end_of_the_start(core):
+    core.request(cli(1), order(), T)
+    greet(core, NAME)
+    assert core.child_ended(ID, 99, 0) == []
+    assert list(core.spawns.pending) == [ID]
+
+
+@pytest.mark.parametrize("reason", [EndReason.STOPPED_BY_USER, EndReason.STOPPED_FROM_HUB])
+def test_a_stop_whose_supervisor_dies_of_it_stays_a_stop(core, reason):
+    running(core, phase=Phase.STOPPING, reason=reason)
+    tell_reaper = wire.SupervisorGone(session_id=ID, process=SUPERVISOR)
+    greet(core, "reaper")
+    (closed,) = [e for e in tell(core, "reaper", tell_reaper) if isinstance(e, CloseRecord)]
+    assert closed.info.reason is reason
+
+
+def test_a_stop_of_a_session_whose_supervisor_just_died_waits_for_the_reaper(core):
+    """It was answered `still_alive` at once, with the pids of the dead."""
+    running(core)
+    greet(core, "reaper")
+    core.child_ended(ID, SUPERVISOR.pid, -9)
+    assert answers(core.request(cli(1), wire.StopSession(ID), T)) == []
+    assert answers(core.request(cli(2), wire.SendText(ID, "hello"), T)) == []
+    found = dict(answers(tell(core, "reaper", wire.SupervisorGone(session_id=ID, process=SUPERVISOR))))
+    assert found[1] == wire.SessionStopped("already_gone", ID)
+    assert "supervisor lost" in found[2].message
 
 
 def test_a_spawn_that_fails_says_why(core):
@@ -310,6 +356,13 @@ def test_a_stop_while_it_starts_goes_to_its_supervisor(core):
     assert answers(tell(core, NAME, done)) == [(2, done)]
 
 
+def test_trap_41_a_whole_id_of_which_nothing_is_known_is_already_gone(core):
+    unknown = new_session_id()
+    gone = wire.SessionStopped("already_gone", unknown)
+    assert core.request(cli(), wire.StopSession(unknown.upper()), T) == [Answer(cli(), gone)]
+    assert the_answer(core.request(cli(), wire.SendText(unknown, "x"), T)).code == "unknown_session"
+
+
 @pytest.mark.parametrize("body", [wire.StopSession, lambda target: wire.SendText(target, "x")])
 @pytest.mark.parametrize(
     ("target", "code"),
@@ -320,7 +373,6 @@ def test_a_stop_while_it_starts_goes_to_its_supervisor(core):
         ("PID-999", "unknown_session"),
         ("PID-10", "unknown_session"),
         ("nonsense", "unknown_session"),
-        (new_session_id(), "unknown_session"),
         ("1f0c", "ambiguous_session"),
         ("1F0C22AB-", "ambiguous_session"),
         (ID[:-1], "ambiguous_session"),
@@ -583,7 +635,6 @@ def test_a_child_that_ends_after_its_hello_is_the_reapers_business(core):
     found = running(core)
     assert core.child_ended(ID, SUPERVISOR.pid, 0) == []
     assert core.sessions.live == {ID: found}
-    assert core.peers.named(NAME) is None
 
 
 def test_the_nursery_takes_the_forks_on_order_with_it(core):
@@ -594,6 +645,14 @@ def test_the_nursery_takes_the_forks_on_order_with_it(core):
     assert [(number, body.code) for number, body in answers(core.nursery_lost())] == [(1, "internal")]
     assert list(core.spawns.pending) == [OTHER]
     assert bodies(greet(core, NAME), wire.Refused)
+
+
+def test_a_child_that_has_its_order_outlives_the_nursery(core):
+    """Its spawn was answered with a failure, and it came up all the same, a ghost."""
+    core.request(cli(1), order(), T)
+    assert bodies(greet(core, NAME), wire.Welcome)
+    assert answers(core.nursery_lost()) == []
+    assert answers(tell(core, NAME, wire.SessionChanged(info()))) == [(1, wire.Spawned(info()))]
 
 
 def test_sessions_hear_when_the_hub_comes_and_goes_and_only_then(core):

@@ -79,8 +79,17 @@ ME = procs.own_identity()
 )
 def test_facts(tmp_path, changes, facts):
     found = record(tmp_path, **changes)
+    lock = FileLock(tmp_path / found.session_id / "lock")
+    assert lock.acquire(f"{os.getpid()}\n")
+    (found,) = scan(tmp_path)
     assert found.facts == facts
     assert found.info == info(found.session_id, **changes)
+    lock.release()
+
+
+def test_a_stranger_with_the_recorded_identity_is_no_supervisor(tmp_path):
+    """It holds no lock of the session and has no title of ours: nobody to wait for."""
+    assert record(tmp_path, supervisor=ME).facts == Facts(readable=True, supervisor_alive=False)
 
 
 DAMAGED = Facts(readable=False, damaged=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+GARBAGE_SHOWN = 200
 _UPDATE = "session/update"
 _PROMPT = "session/prompt"
 
@@ -30,6 +31,7 @@ class AgentTransport:
         on_update: Callable[[dict[str, Any]], None],
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.first_garbage = ""
         self._reader = reader
         self._writer = writer
         self._on_update = on_update
@@ -73,6 +75,7 @@ class AgentTransport:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             if line.strip():
                 self.counters["lines_not_json"] += 1
+                self.first_garbage = self.first_garbage or line.decode(errors="replace").strip()[:GARBAGE_SHOWN]
             return None
         if not isinstance(message, dict):
             self.counters["lines_not_object"] += 1

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 import hapi
-from hapi import config, log, procs, wire
+from hapi import config, log, procs, remains, wire
 from hapi.clock import now_ms
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import FileLock
@@ -50,8 +50,10 @@ class Supervisor:
         self._session: Session | None = None
         self._journal: Journal | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._starter: Starter | None = None
         self._stopped_early: EndReason | None = None
         self._rebooted = False
+        self._stopping_start: asyncio.Task[wire.SessionStopped] | None = None
         self._hub = False
         self._hub_online = False
         self._done = asyncio.Event()
@@ -93,7 +95,9 @@ class Supervisor:
         self._spawn_task(self._release())
 
     async def _release(self) -> None:
-        if self._session is not None:
+        if self._stopping_start is not None:  # somebody did stop it, a moment before
+            await asyncio.shield(self._stopping_start)
+        elif self._session is not None:
             await self._session.release()
         elif self._starting is not None:
             self._starting.cancel()
@@ -126,7 +130,8 @@ class Supervisor:
                 self._welcome(body)
             case wire.Refused():
                 logger.warning("turned away: %s", body.reason)
-                self._spawn_task(self._stop(header, EndReason.SPAWN_FAILED))
+                why = f"The runner gave the session up: {body.reason}."
+                self._spawn_task(self._stop(header, EndReason.SPAWN_FAILED, why))
             case wire.PeerUp() | wire.PeerDown() if body.name == wire.HUB:
                 self._hub_is(up=isinstance(body, wire.PeerUp))
             case wire.HubOnline():
@@ -181,12 +186,13 @@ class Supervisor:
             self._info = first_info(order, self._settings.namespace, 1, started_at=now_ms(), version=hapi.__version__)
             self._info.supervisor = self._process
             umask = welcome.umask if order.umask is None else order.umask
-            starter = Starter(self._settings, self._directory, welcome.workspace_roots, umask)
+            starter = self._starter = Starter(self._settings, self._directory, welcome.workspace_roots, umask)
             self._starting = self._spawn_task(self._start(order, self._info, starter))
 
     async def _start(self, order: wire.Spawn, info: wire.SessionInfo, starter: Starter) -> None:
         try:
             order = self._claim(order, info)
+            journal = self._open_journal()  # before there is an agent: a disk that refuses must leave none behind
             started = await starter.run(order, info)
         except HapiError as error:
             if self._stopped_early is None:
@@ -196,7 +202,7 @@ class Supervisor:
             logger.exception("the spawn failed")
             self._failed(info, HapiError(ErrorCode.INTERNAL, f"Internal error: {error!r}", str(self._directory.log)))
             return
-        self._session = Session(started, self._link, self._directory, self._open_journal())
+        self._session = Session(started, self._link, self._directory, journal)
         self._session.hub_is(up=self._hub)
         self._session.go()
         self._spawn_task(self._finish_with(self._session))
@@ -245,7 +251,9 @@ class Supervisor:
         return self._journal
 
     def _failed(self, info: wire.SessionInfo, error: HapiError) -> None:
-        """The session never became ready: say why, to whoever asked and on the record."""
+        """The session never became ready: say why, to whoever asked and on the record; once."""
+        if info.phase is Phase.ENDED:
+            return
         logger.warning("spawn failed: %s %s", error.message, error.hint)
         info.phase, info.ended_at = Phase.ENDED, now_ms()
         failed_as = EndReason.MACHINE_REBOOTED if self._rebooted else EndReason.SPAWN_FAILED
@@ -263,26 +271,42 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------------------- ending
 
-    async def _stop(self, header: wire.Header, reason: EndReason) -> None:
-        if self._session is None:
-            result = await self._stop_start(reason)
+    async def _stop(self, header: wire.Header, reason: EndReason, why: str = "") -> None:
+        if self._session is not None:
+            result = await self._session.stop(reason, why)
+            if why and self._starter is not None:
+                await self._starter.undo()  # for whoever asked for it, it never was
         else:
-            result = await self._session.stop(reason)
+            if self._stopping_start is None:
+                self._stopping_start = self._spawn_task(self._stop_start(reason, why))
+            result = await asyncio.shield(self._stopping_start)
         self._link.reply(header, result)
         if self._session is None:
             self._done.set()
 
-    async def _stop_start(self, reason: EndReason) -> wire.SessionStopped:
-        """A stop that arrives during the start wins over it."""
+    async def _stop_start(self, reason: EndReason, why: str) -> wire.SessionStopped:
+        """A stop that arrives during the start wins over it. Done once; whoever asks again gets the same answer."""
         self._stopped_early = reason
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
-        result = wire.SessionStopped("stopped", self._session_id, "during_start")
+        if self._session is not None:  # it was ready an instant before
+            return await self._session.stop(reason, why)
+        survivors = self._starter.survivors if self._starter is not None else []
+        result = wire.SessionStopped(
+            "still_alive" if survivors else "stopped", self._session_id, "during_start", survivors
+        )
         self._link.send(wire.BROKER, result)
         if self._info is not None:
-            self._failed(self._info, _stopped_early())
+            self._failed(self._info, self._cancelled(why))
         return result
+
+    def _cancelled(self, why: str) -> HapiError:
+        """Why a start was cancelled: `why` in the broker's words, or because somebody stopped it."""
+        kept = "\n".join(self._starter.kept) if self._starter is not None else ""
+        if why:
+            return HapiError(ErrorCode.AGENT_TIMEOUT, why, kept)
+        return HapiError(ErrorCode.STOPPED_DURING_START, "The session was stopped while it was starting.", kept)
 
     async def _finish_with(self, session: Session) -> None:
         await session.ended.wait()
@@ -305,14 +329,11 @@ class Supervisor:
             logger.error("task failed", exc_info=task.exception())
 
 
-def _stopped_early() -> HapiError:
-    return HapiError(ErrorCode.STOPPED_DURING_START, "The session was stopped while it was starting.")
-
-
 def main(namespace: str, session_id: str) -> None:
     """Entry point of a supervisor's process, called in a fork of the nursery."""
     title.show_starting(namespace, session_id)
     become_subreaper()
+    remains.put_stamp(session_id)
     asyncio.run(_serve(namespace, session_id))
 
 

@@ -23,7 +23,7 @@ from hapi.store import SessionDirectory
 from hapi.workers.link import Link
 from hapi.workers.supervisor import title
 from hapi.workers.supervisor.acp_events import Turn, usage
-from hapi.workers.supervisor.agent_process import AgentProcess, Exit
+from hapi.workers.supervisor.agent_process import KILL, LADDER_S, AgentProcess, Exit
 from hapi.workers.supervisor.asking import Asking
 from hapi.workers.supervisor.memory import MemoryWatch
 from hapi.workers.supervisor.publisher import Publisher
@@ -59,6 +59,7 @@ class Session:
         self._queued = asyncio.Event()
         self._turn_over = asyncio.Event()
         self._stopping: asyncio.Task[wire.SessionStopped] | None = None
+        self._released = False
         self._live_at = 0.0
         self._disk_wait_s = DISK_WAIT_S
         self._memory = MemoryWatch()
@@ -86,16 +87,32 @@ class Session:
         """The hub confirmed events up to `seq`."""
         self._publisher.delivered(seq)
 
-    async def stop(self, reason: EndReason) -> wire.SessionStopped:
+    async def stop(self, reason: EndReason, why: str = "") -> wire.SessionStopped:
         """End the agent and all it started, then the session. Asked again, it joins the stop under way.
 
-        Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9 s in all.
+        Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9.5 s in all. `why` becomes the record's detail.
         """
         if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(reason), name="stop")
+            if self._agent.exit is not None and self.info.reason is None:
+                work = self._watched_end()
+            else:
+                self.info.reason = self.info.reason or reason  # recorded with the first move, before the first signal
+                work = self._stop(self.info.reason, why)
+            self._stopping = asyncio.get_running_loop().create_task(work, name="stop")
         return await asyncio.shield(self._stopping)
 
-    async def _stop(self, reason: EndReason) -> wire.SessionStopped:
+    async def _watched_end(self) -> wire.SessionStopped:
+        """The agent ended by itself and `_watch_agent` is at it: no stop did this, and none is recorded."""
+        try:
+            await asyncio.wait_for(self.ended.wait(), LADDER_S)
+        except TimeoutError:
+            self._stopping = None
+            result = wire.SessionStopped("still_alive", self.info.session_id, KILL.name, self._agent.pids())
+            self._link.send(wire.BROKER, result)
+            return result
+        return wire.SessionStopped("already_gone", self.info.session_id)
+
+    async def _stop(self, reason: str, why: str) -> wire.SessionStopped:
         busy = self.lifecycle.phase in BUSY
         if self.lifecycle.phase is Phase.ENDED:
             return wire.SessionStopped("already_gone", self.info.session_id)
@@ -108,12 +125,21 @@ class Session:
         if survivors:
             logger.error("still alive after SIGKILL: %s", survivors)
             self._stopping = None
-            return self._tell_stopped(wire.SessionStopped("still_alive", self.info.session_id, rung, survivors))
-        result = self._tell_stopped(wire.SessionStopped("stopped", self.info.session_id, rung))
+            self._start(self._end_late(reason, why), "survivors")
+            result = wire.SessionStopped("still_alive", self.info.session_id, rung, survivors)
+            self._link.send(wire.BROKER, result)
+            return result
+        result = wire.SessionStopped("stopped", self.info.session_id, rung)
         self._count_unknown("The session was stopped; the turn that ran was cut.")
         self._give_back_queue()
-        self._end(reason)
+        self._end(reason, why, stopped=result)
         return result
+
+    async def _end_late(self, reason: str, why: str) -> None:
+        """What survived SIGKILL may be let go by the kernel yet: then the session is over after all."""
+        await self._agent.tree_ended()
+        if self._stopping is None:
+            self._end(reason, why)
 
     async def release(self) -> None:
         """End the agent and all it started, and leave the record open: the machine shuts down, nobody stopped us.
@@ -121,6 +147,7 @@ class Session:
         The next boot starts the session again; in this boot the reaper closes it. Bounded as `stop` is.
         """
         if self._stopping is None:
+            self._released = True
             self._stopping = asyncio.get_running_loop().create_task(self._release(), name="release")
         await asyncio.shield(self._stopping)
 
@@ -151,18 +178,16 @@ class Session:
             logger.error("cannot journal: %s", error)  # noqa: TRY400
         self._publisher.push()
 
-    def _tell_stopped(self, result: wire.SessionStopped) -> wire.SessionStopped:
-        """The broker hears how a stop went before it hears that the session has ended."""
-        self._link.send(wire.BROKER, result)
-        return result
-
     async def _watch_agent(self) -> None:
         """When the agent ends by itself, end what it left behind, and the session with a true reason."""
         exit_ = await self._agent.exited()
-        if self._stopping is not None:
-            return
+        if self.info.reason is not None or self._released:
+            return  # we stopped it
         tail = await self._agent.stderr_tail()
-        await self._agent.stop(skip_eof=True)
+        _, survivors = await self._agent.stop(skip_eof=True)
+        if survivors:
+            logger.error("the agent left processes that survive SIGKILL: %s", survivors)
+            await self._agent.tree_ended()
         reason = end_reason(exit_, busy=self._journal.state.turn_open, out_of_memory=self._memory.ran_out())
         self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
         self.asking.cancel_all("The agent ended")
@@ -172,10 +197,16 @@ class Session:
         self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=reason is not EndReason.COMPLETED))
         self._end(reason, f"{exit_.words()}\n{tail}".strip())
 
-    def _end(self, reason: EndReason, detail: str | None = None) -> None:
+    def _end(self, reason: str, detail: str = "", stopped: wire.SessionStopped | None = None) -> None:
+        """The last move, once: to disk, then `stopped` to whoever asked for it, then to everybody."""
+        if not self.lifecycle.move(Phase.ENDED):
+            return
         self.info.reason, self.info.ended_at = reason, now_ms()
-        self.info.detail = detail[-_DETAIL_LIMIT:] if detail else None
-        self._move(Phase.ENDED)
+        self.info.detail = detail[-_DETAIL_LIMIT:] or None
+        self._record()
+        if stopped is not None:
+            self._link.send(wire.BROKER, stopped)
+        self._tell()
         self.ended.set()
 
     async def farewell(self, timeout_s: float) -> None:
@@ -390,11 +421,17 @@ class Session:
 
     def _announce(self) -> None:
         """Tell disk, `ps`, broker and hub what is so now."""
+        self._record()
+        self._tell()
+
+    def _record(self) -> None:
         self.info.phase = self.lifecycle.phase
         try:
             self._directory.write_state(self.info, durable=self.info.phase not in BUSY)
         except OSError as error:
             logger.error("cannot write state.json: %s", error)  # noqa: TRY400 - the words say it all
+
+    def _tell(self) -> None:
         title.show(self.info)
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self.info)))
         self._publisher.changed()

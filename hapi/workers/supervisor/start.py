@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hapi import wire, workspace
+from hapi import procs, wire, workspace
 from hapi.agents import table
 from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
@@ -79,23 +80,64 @@ class Starter:
         self._directory = directory
         self._roots = workspace_roots
         self._started: Started | None = None
-        self._preparing: asyncio.Task[None] | None = None
+        self.kept: list[str] = []
+        self.survivors: list[int] = []
 
     async def run(self, order: wire.Spawn, info: wire.SessionInfo) -> Started:
-        """At most the configured ready time-out. Raises HapiError with the reason, its hint the agent's last words."""
+        """At most the configured ready time-out. Raises HapiError with the reason, its hint the agent's last words.
+
+        Whether it fails or is cancelled, however often, it ends when all is undone; `survivors` are then the pids that
+        outlived even SIGKILL, and `kept` says in words what is left.
+        """
         deadline = monotonic() + self._config.ready_timeout_ms / 1000
         started = self._started = Started(order, info)
         try:
             agent = table.find(order.agent, self._config)
             argv = self._argv(agent, order)
-            self._preparing = asyncio.create_task(asyncio.to_thread(self._prepare, started))
-            await asyncio.shield(self._preparing)
+            await self._prepared(started)
             await self._launch(started, agent, argv)
             await self._open(started, agent, deadline)
-        except BaseException:
-            await asyncio.shield(self._undo(started))
+        except BaseException as error:
+            undoing = asyncio.ensure_future(self.undo())
+            while not undoing.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({undoing})
+            if isinstance(error, HapiError):
+                error.hint = "\n".join([error.hint, *self.kept]).strip()
             raise
         return started
+
+    async def undo(self) -> None:
+        """End the agent and all it started, and remove the worktree if nothing was done in it."""
+        started = self._started
+        agent = getattr(started, "agent", None)
+        if agent is not None:
+            _, self.survivors = await agent.stop(skip_eof=True)
+            agent.stop_reaping()
+            if self.survivors:
+                self._left(f"These processes survive SIGKILL: {', '.join(map(str, self.survivors))}.")
+        worktree = started.info.worktree if started is not None and started.made_worktree else None
+        if started is None or worktree is None:
+            return
+        if await asyncio.to_thread(workspace.remove_unused_worktree, worktree):
+            started.info.worktree = None
+        else:
+            self._left(f"Kept the worktree {worktree.worktree_path}: there is work in it.")
+
+    def _left(self, words: str) -> None:
+        logger.warning("%s", words)
+        self.kept.append(words)
+
+    async def _prepared(self, started: Started) -> None:
+        """Prepare the directory. A thread cannot be cancelled: what it makes must be known before it is undone."""
+        work = asyncio.ensure_future(asyncio.to_thread(self._prepare, started))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            for process in procs.descendants(os.getpid()):  # git and its hooks: the thread then ends soon
+                procs.send_signal(process, signal.SIGTERM)
+            await asyncio.gather(work, return_exceptions=True)
+            raise
 
     def _argv(self, agent: Agent, order: wire.Spawn) -> list[str]:
         flags = table.launch_arguments(
@@ -191,22 +233,6 @@ class Starter:
             if started.agent.exit is not None:
                 raise
             started.notes.append(error.message)
-
-    async def _undo(self, started: Started) -> None:
-        agent = getattr(started, "agent", None)
-        if agent is not None:
-            _, survivors = await agent.stop(skip_eof=True)
-            if survivors:
-                logger.error("a failed spawn left processes that SIGKILL does not end: %s", survivors)
-        if self._preparing is not None:  # a thread is not cancelled: what it makes is to be undone too
-            await asyncio.wait({self._preparing})
-        worktree = started.info.worktree
-        if worktree is None or not started.made_worktree:
-            return
-        if await asyncio.to_thread(workspace.remove_unused_worktree, worktree):
-            started.info.worktree = None
-        else:
-            logger.warning("kept the worktree %s: it has changes", worktree.worktree_path)
 
 
 def first_info(order: wire.Spawn, namespace: str, generation: int, **more: Any) -> wire.SessionInfo:
