@@ -102,7 +102,8 @@ def check_running(paths: Paths) -> None:
         held = files.is_locked(paths.lock)
     except OSError as error:
         message = f"Cannot read the lock {paths.lock}: {error.strerror}"
-        raise HapiError(ErrorCode.BAD_CONFIGURATION, message, "It must be a file of yours.") from None
+        hint = "It must be a file of yours. Move it away; the runner makes a new one."
+        raise HapiError(ErrorCode.BAD_CONFIGURATION, message, hint) from None
     if not held:
         raise NotRunning("The runner is not running: no process holds its lock.")
     if not socket_path(paths).exists():
@@ -204,7 +205,7 @@ def lock_holder(paths: Paths) -> ProcessId | None:
     try:
         if not files.is_locked(paths.lock):
             return None
-        digits = paths.lock.read_text(errors="replace").split()[0]
+        digits = files.read_file(paths.lock).split()[0]
         pid = int(digits)
     except (OSError, ValueError, IndexError):
         return None

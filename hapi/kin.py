@@ -38,6 +38,6 @@ def is_ours(pid: int, home: Path) -> bool:
 
 def _holds(lock: Path, pid: int) -> bool:
     try:
-        return lock.read_text().strip() == str(pid) and os.access(lock, os.R_OK) and files.is_locked(lock)
+        return files.read_file(lock).strip() == str(pid).encode() and os.access(lock, os.R_OK) and files.is_locked(lock)
     except OSError:
         return False

@@ -272,7 +272,7 @@ def _tail(log: Path, start_at: int) -> list[str]:
 def _recorded_roots(paths: Paths) -> list[str]:
     """The workspace roots that the last runner wrote down, for when it cannot be asked."""
     try:
-        state = msgspec.json.decode(paths.state.read_bytes())
+        state = msgspec.json.decode(files.read_file(paths.state))
         return msgspec.convert(state.get("workspaceRoots") or [], list[str])
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
         return []

@@ -20,7 +20,7 @@ from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, 
 from hapi.broker.nursery import Nursery
 from hapi.broker.peers import may_route
 from hapi.broker.processes import WorkerLife
-from hapi.broker.reattach import scan
+from hapi.broker.reattach import scan, troubles
 from hapi.broker.signals import QUIT_SIGNALS, Signals
 from hapi.broker.transport import Transport
 from hapi.config import Config
@@ -74,7 +74,9 @@ class App:
         for source in (self.transport.control, self.transport.bus, self._signals.fd):
             self._poller.register(source, zmq.POLLIN)
         now = clock.monotonic()
-        self._carry_out(self.core.adopt(scan(self.paths.sessions), now, clock.now_ms()))
+        records = scan(self.paths.sessions)
+        self.warnings += troubles(records)
+        self._carry_out(self.core.adopt(records, now, clock.now_ms()))
         self._start_workers(now)
         self._write_report("running")
         while not self._done:
@@ -246,7 +248,7 @@ class App:
 
     def _close_record(self, info: wire.SessionInfo) -> None:
         try:
-            SessionDirectory(self.paths.session(info.session_id)).write_state(info, durable=False)
+            SessionDirectory(self.paths.session(info.session_id)).close_state(info)
         except OSError as error:
             logger.warning("cannot close the record of %s: %s", info.session_id, error)
             self.core.counters["records_unwritten"] += 1

@@ -176,7 +176,7 @@ class Supervisor:
 
     async def _start(self, order: wire.Spawn, info: wire.SessionInfo, starter: Starter) -> None:
         try:
-            self._claim(order, info)
+            journal = self._journal = self._claim(order, info)
             started = await starter.run(order, info)
         except HapiError as error:
             if self._stopped_early is None:
@@ -186,36 +186,30 @@ class Supervisor:
             logger.exception("the spawn failed")
             self._failed(info, HapiError(ErrorCode.INTERNAL, f"Internal error: {error!r}", str(self._directory.log)))
             return
-        self._session = Session(started, self._link, self._directory, self._open_journal())
+        if journal.trouble:
+            started.notes.append(f"{journal.trouble} Messages and answers of that time may be missing.")
+        self._session = Session(started, self._link, self._directory, journal)
         self._session.hub_is(up=self._hub)
         self._session.go()
         self._spawn_task(self._finish_with(self._session))
 
-    def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> None:
+    def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> Journal:
         """Become the one writer of the session's directory. Raises HapiError when another supervisor is."""
         try:
             self._directory.create()
             if not self._lock.acquire(f"{self._process.pid}\n"):
                 raise HapiError(ErrorCode.ALREADY_RUNNING, "Another supervisor holds the session's directory.")
             log.set_up(self._directory.log)
-            info.generation = self._last_generation() + 1
+            info.generation = self._directory.last_generation() + 1
             self._directory.write_spec(order)
+            journal = Journal(self._directory.journal, info.generation)
             self._directory.write_state(info)
         except OSError as error:
-            message = f"Cannot write {self._directory.path}: {error.strerror}"
-            raise HapiError(ErrorCode.DISK, message, "Is the disk full?") from None
+            message = f"Cannot write {error.filename or self._directory.path}: {error.strerror}"
+            raise HapiError(ErrorCode.DISK, message, "Is the disk full, or is that not yours?") from None
         title.show(info)
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(info)))
-
-    def _last_generation(self) -> int:
-        try:
-            return self._directory.read_state().generation
-        except HapiError:
-            return 0  # a new session, or a record that the broker has put aside
-
-    def _open_journal(self) -> Journal:
-        self._journal = Journal(self._directory.journal)
-        return self._journal
+        return journal
 
     def _failed(self, info: wire.SessionInfo, error: HapiError) -> None:
         """The session never became ready: say why, to whoever asked and on the record."""

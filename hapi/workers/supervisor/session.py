@@ -337,7 +337,7 @@ class Session:
         """Tell disk, `ps`, broker and hub what is so now."""
         self.info.phase = self.lifecycle.phase
         try:
-            self._directory.write_state(self.info, durable=self.info.phase not in BUSY)
+            self._directory.write_state(self.info)
         except OSError as error:
             logger.error("cannot write state.json: %s", error)  # noqa: TRY400 - the words say it all
         title.show(self.info)
