@@ -105,6 +105,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
+        self._note = b""
 
     def acquire(self, note: str = "") -> bool:
         """Take the lock; False if another process holds it. `note` is written for people.
@@ -119,23 +120,39 @@ class FileLock:
                 os.close(fd)
                 return False
             select.select([], [], [], _PROBE_S / 10)
-        self._fd = fd
-        self._write(note.encode())
+        self._fd, self._note = fd, note.encode()
+        written = 0
+        with contextlib.suppress(OSError):  # on a full disk there is no note; the last holder's must not stay
+            written = os.pwrite(fd, self._note, 0)
+        os.ftruncate(fd, written if written == len(self._note) else 0)
         return True
 
-    def _write(self, note: bytes) -> None:
-        """Leave the note, or on a full disk nothing; never the last holder's."""
-        written = 0
-        if self._fd is not None:
-            with contextlib.suppress(OSError):
-                written = os.pwrite(self._fd, note, 0)
-            os.ftruncate(self._fd, written if written == len(note) else 0)
+    def keep(self) -> bool:
+        """Take the lock anew if its file was removed or replaced under us; False when that is not possible."""
+        if self._fd is None or is_at(self._fd, self._path):
+            return self._fd is not None
+        before = self._fd
+        try:
+            kept = self.acquire(self._note.decode())
+        except OSError:
+            kept = False
+        if kept:
+            os.close(before)
+        return kept
 
     def release(self) -> None:
         """Give the lock up; may be called twice."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except OSError:
+        return False
 
 
 def _open_lock(path: Path, flags: int = 0) -> int:

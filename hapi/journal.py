@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from hapi.files import read_file, replace, sync_directory, write_atomic
+from hapi.files import is_at, read_file, replace, sync_directory, write_atomic
 from hapi.wire import Event, NumberedEvent, UserMessage
 
 COMPACT_BYTES = 4 * 1024 * 1024
@@ -223,6 +223,9 @@ class Journal:
         frame = _framed(entry)
         if len(frame) > _MAX_FRAME:
             raise OSError(errno.EFBIG, "too large for the journal")
+        if os.fstat(self._fd).st_size != self._size or not is_at(self._fd, self._path):
+            logger.warning("somebody removed or cut %s; it is written anew from memory", self._path)
+            self._compact()
         try:
             written = os.pwrite(self._fd, frame, self._size)
             if written != len(frame):

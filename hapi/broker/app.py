@@ -25,6 +25,7 @@ from hapi.broker.signals import QUIT_SIGNALS, Signals
 from hapi.broker.transport import Transport
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
+from hapi.files import FileLock
 from hapi.store import SessionDirectory
 from hapi.workers.orders import Exited, Forked, ForkFailed
 
@@ -39,10 +40,12 @@ logger = logging.getLogger(__name__)
 class App:
     """One broker. `run` serves until it is told to stop and returns the exit status."""
 
-    def __init__(self, config: Config, workspace_roots: list[str], warnings: list[str], umask: int = 0o022) -> None:
+    def __init__(self, config: Config, lock: FileLock, workspace_roots: list[str], umask: int = 0o022) -> None:
+        """`lock` is held, and kept."""
         self.config = config
+        self._lock = lock
         self.paths = config.paths
-        self.warnings = warnings
+        self.warnings: list[str] = []
         self.started_at = clock.now_ms()
         settings = CoreSettings(
             instance=uuid.uuid4().hex,
@@ -254,6 +257,8 @@ class App:
             self.core.counters["records_unwritten"] += 1
 
     def _write_report(self, status: str) -> None:
+        if not self._lock.keep():
+            logger.warning("%s was removed or replaced, and cannot be taken anew", self.paths.lock)
         trouble = report.write(
             self.paths.state,
             report.Report(

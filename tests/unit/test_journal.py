@@ -164,6 +164,27 @@ def test_what_is_no_file_neither_hangs_nor_is_harmed(path, kind):
     assert path.is_dir() if kind == "directory" else path.is_fifo()
 
 
+@pytest.mark.parametrize("fault", ["removed", "replaced", "emptied", "cut", "grown"])
+def test_a_journal_that_is_damaged_under_its_writer_is_written_anew(opened, path, fault):
+    """All that its writer knew was written into a hole, or into a file without a name, and lost with the writer."""
+    journal = opened()
+    fill(journal)
+    match fault:
+        case "removed":
+            path.unlink()
+        case "replaced":
+            path.with_name("other").write_bytes(b"garbage")
+            path.with_name("other").rename(path)
+        case "grown":
+            with path.open("ab") as file:
+                file.write(b"garbage")
+        case _:
+            os.truncate(path, 0 if fault == "emptied" else 9)
+    journal.emit(AgentText("after"), 9)
+    reopened = opened()
+    assert (reopened.damaged, summary(reopened.state)) == (0, summary(journal.state))
+
+
 NEWER = [
     {"type": "paused", "why": {"deep": [1]}},
     {"type": "emitted", "event": {"seq": 77, "at": 5, "event": {"type": "hologram", "shape": "round"}}},
@@ -447,10 +468,11 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lose_the_end(self, data):
         """A power cut, or damage in the middle: the file is shorter, the session begins its next generation."""
-        self.journal.close()
         whole = self.path.read_bytes()
         length = data.draw(st.integers(0, len(whole)))
-        self.path.write_bytes(whole[:length] + data.draw(st.sampled_from([b"", b"\xff" * 9])))
+        behind = data.draw(st.sampled_from([b"", b"\xff" * 9]))
+        self.journal.close()
+        self.path.write_bytes(whole[:length] + behind)
         self.generation += 1
         before = JournalState()
         for entry, end in module._frames(whole):
