@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 5.0
 _TICK_MS = 100
+_PID_DIGITS = 10
 _Reply = TypeVar("_Reply", bound=wire.ControlReply)
 Waiting = Callable[[float], None]
 
@@ -201,14 +202,21 @@ def wait_gone(who: ProcessId, timeout_s: float) -> bool:
 
 
 def lock_holder(paths: Paths) -> ProcessId | None:
-    """The runner process whose pid is in the lock file: None unless the lock is held and that process is a runner."""
+    """The runner process that holds the lock: whom the lock's note names, else whom the kernel does.
+
+    None unless the lock is held and that process is a runner. (The note is missing after a start on a full disk.)
+    """
     try:
         if not files.is_locked(paths.lock):
             return None
-        digits = files.read_file(paths.lock).split()[0]
-        pid = int(digits)
-    except (OSError, ValueError, IndexError):
+        note = files.read_file(paths.lock).strip()
+        pids = [int(note) if note.isdigit() and len(note) < _PID_DIGITS else None, files.kernels_holder(paths.lock)]
+    except OSError:
         return None
+    return next((who for pid in pids if pid and (who := _runner(pid))), None)
+
+
+def _runner(pid: int) -> ProcessId | None:
     who = procs.identity(pid)
     words = command_line(pid)
     return who if "hapi.broker" in words or words.startswith("hapi: broker") else None

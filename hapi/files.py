@@ -183,6 +183,20 @@ def is_locked(path: Path) -> bool:
         os.close(fd)
 
 
+def kernels_holder(path: Path) -> int | None:
+    """Who holds the lock at `path` as the kernel's list of locks has it; None when it does not say."""
+    try:
+        status = path.stat()
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for words in map(str.split, lines):  # 1: FLOCK ADVISORY WRITE 4711 00:2a:1234 0 EOF
+        if words[1:2] == ["FLOCK"] and words[3] == "WRITE" and words[5] == wanted:
+            return int(words[4])
+    return None
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock at `path`, waiting for whoever has it; for short critical sections only. Raises OSError."""

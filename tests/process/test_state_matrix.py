@@ -1,4 +1,4 @@
-"""Every file of a runner × everything that can be wrong with it, against real processes: it heals, or says why not.
+"""Every file of a runner by everything that can be wrong with it, against real processes: it heals, or says why not.
 
 The table is in docs/operations.md, "What happens when a file is damaged". One home serves many cells.
 """
@@ -6,8 +6,6 @@ The table is in docs/operations.md, "What happens when a file is damaged". One h
 from __future__ import annotations
 
 import json
-import os
-import signal
 import uuid
 from pathlib import Path
 
@@ -16,40 +14,28 @@ import pytest
 from hapi import config, wire
 from hapi.control import Control
 from hapi.journal import NUMBERS_PER_GENERATION, Journal
-from tests.support.damage import CONTENTS, GARBAGE, KINDS, changed, kept_aside, power_cut, put, stranger
-from tests.support.runner import Runner, gone, identity
+from tests.support.damage import (
+    CONTENTS,
+    GARBAGE,
+    KINDS,
+    changed,
+    crash_runner,
+    dead_session,
+    kept_aside,
+    power_cut,
+    put,
+    refused,
+    stranger,
+    works,
+)
+from tests.support.runner import Runner, identity
 from tests.support.wait import until
-
-
-def crash_runner(runner: Runner) -> None:
-    """SIGKILL the broker; its workers end, the sessions live on."""
-    broker = identity(runner.status()["pid"])
-    os.kill(broker.pid, signal.SIGKILL)
-    gone(broker)
-
-
-def works(runner: Runner) -> None:
-    """A new session can be had, spoken to and stopped."""
-    session = runner.spawn()["sessionId"]
-    runner.hapi("send", session, "hello", check=0)
-    until(lambda: "TurnEnded" in {type(event).__name__ for event in runner.events(session)}, 20, "it answers")
-    runner.hapi("runner", "stop-session", session, check=0)
-
-
-def refused(runner: Runner, *arguments: str) -> dict[str, str]:
-    """The command fails with exit status 1, a reason and a hint; returns the error."""
-    done = runner.hapi(*arguments, "--json", check=1)
-    error: dict[str, str] = done.json["error"]
-    assert error["message"], done
-    assert error["hint"], done
-    return error
-
 
 # ----------------------------------------------------------------------------------------- the runner's own files
 
 
 def test_trap_06_whatever_the_lock_and_the_report_hold(runner: Runner) -> None:
-    """{empty, garbage, dead pid, a stranger's pid, another boot's} × {lock, report}: the runner starts, says what it
+    """{empty, garbage, dead pid, a stranger's pid, another boot's} by {lock, report}: the runner starts, says what it
     put aside, keeps it, and no stranger is touched.
 
     Seen to fail: with a `main` that takes a pid in the lock file for a running runner; without `set_aside_if_damaged`.
@@ -180,15 +166,6 @@ def test_settings_that_are_damaged_while_the_runner_runs(runner: Runner) -> None
 
 
 # ------------------------------------------------------------------------------------------------------ sessions
-
-
-def dead_session(runner: Runner) -> Path:
-    """The directory of a session that a power cut ended."""
-    session = runner.spawn()["sessionId"]
-    runner.hapi("send", session, "hello", check=0)
-    until(lambda: "TurnEnded" in {type(event).__name__ for event in runner.events(session)}, 20, "it answers")
-    power_cut(runner)
-    return runner.home / "sessions" / str(session)
 
 
 def copies(template: Path, names: list[str]) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from hapi import procs
-from tests.support.runner import Runner
+from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
 
 GARBAGE = b"\x00\xff\xfe not what it was \x81\n"
@@ -33,6 +33,39 @@ def power_cut(runner: Runner) -> None:
         return not runner.processes()
 
     until(kill, 10, "everything is gone")
+
+
+def crash_runner(runner: Runner) -> None:
+    """SIGKILL the broker; its workers end, the sessions live on."""
+    broker = identity(runner.status()["pid"])
+    os.kill(broker.pid, signal.SIGKILL)
+    gone(broker)
+
+
+def works(runner: Runner) -> None:
+    """A new session can be had, spoken to and stopped."""
+    session = runner.spawn()["sessionId"]
+    runner.hapi("send", session, "hello", check=0)
+    until(lambda: "TurnEnded" in {type(event).__name__ for event in runner.events(session)}, 20, "it answers")
+    runner.hapi("runner", "stop-session", session, check=0)
+
+
+def refused(runner: Runner, *arguments: str) -> dict[str, str]:
+    """The command fails with exit status 1, a reason and a hint; returns the error."""
+    done = runner.hapi(*arguments, "--json", check=1)
+    error: dict[str, str] = done.json["error"]
+    assert error["message"], done
+    assert error["hint"], done
+    return error
+
+
+def dead_session(runner: Runner) -> Path:
+    """The directory of a session that a power cut ended."""
+    session = runner.spawn()["sessionId"]
+    runner.hapi("send", session, "hello", check=0)
+    until(lambda: "TurnEnded" in {type(event).__name__ for event in runner.events(session)}, 20, "it answers")
+    power_cut(runner)
+    return runner.home / "sessions" / str(session)
 
 
 def put(path: Path, content: bytes | None) -> None:
