@@ -68,6 +68,7 @@ def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.en
     base_namespace = _pick_namespace(reader, namespace_option)
     if base_namespace != DEFAULT_NAMESPACE:
         reader.add_settings(Paths(home, base_namespace).settings)
+    reader.setting_text("machine_id", "machineId")  # the connector's; a wrong one must not make a new machine of this
     return Config(
         home=home,
         namespace=base_namespace,
@@ -103,6 +104,9 @@ class _Reader:
         if value:
             self.sources[name] = variable
             return value
+        return self.setting_text(name, key)
+
+    def setting_text(self, name: str, key: str) -> str | None:
         found = self._setting(name, key)
         if found is None or isinstance(found, str):
             return found or None

@@ -6,7 +6,6 @@ The table is in docs/operations.md, "What happens when a file is damaged". One h
 from __future__ import annotations
 
 import json
-import uuid
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.support.damage import (
     GARBAGE,
     KINDS,
     changed,
+    copies,
     crash_runner,
     dead_session,
     kept_aside,
@@ -166,19 +166,6 @@ def test_settings_that_are_damaged_while_the_runner_runs(runner: Runner) -> None
 
 
 # ------------------------------------------------------------------------------------------------------ sessions
-
-
-def copies(template: Path, names: list[str]) -> dict[str, Path]:
-    """A session directory per name, each with an id and a record of its own."""
-    found = {}
-    for name in names:
-        directory = template.with_name(str(uuid.uuid4()))
-        directory.mkdir(mode=0o700)
-        for file in ("spec.json", "state.json", "journal"):
-            content = (template / file).read_bytes().replace(template.name.encode(), directory.name.encode())
-            put(directory / file, content)
-        found[name] = directory
-    return found
 
 
 def test_trap_05_records_that_point_at_a_living_stranger(runner: Runner) -> None:

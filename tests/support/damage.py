@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,19 @@ def dead_session(runner: Runner) -> Path:
     until(lambda: "TurnEnded" in {type(event).__name__ for event in runner.events(session)}, 20, "it answers")
     power_cut(runner)
     return runner.home / "sessions" / str(session)
+
+
+def copies(template: Path, names: list[str]) -> dict[str, Path]:
+    """A session directory per name, each with an id and a record of its own."""
+    found = {}
+    for name in names:
+        directory = template.with_name(str(uuid.uuid4()))
+        directory.mkdir(mode=0o700)
+        for file in ("spec.json", "state.json", "journal"):
+            content = (template / file).read_bytes().replace(template.name.encode(), directory.name.encode())
+            put(directory / file, content)
+        found[name] = directory
+    return found
 
 
 def put(path: Path, content: bytes | None) -> None:
