@@ -54,8 +54,7 @@ def test_trap_13_fifty_dead_records_and_sockets_delay_nothing(runner: Runner) ->
     with Runner(runner.home.parent / "e") as empty:
         compared = time_of_start(empty)
     assert time_of_start(runner) < 3 * compared + 2
-    status = runner.start()
-    assert status["verdicts"] == {}  # the first start has closed them all
+    assert "quarantined" not in runner.start()["verdicts"]
     ended = runner.sessions("--ended")
     assert len(ended) == RECORDS + 1
     assert {session["reason"] for session in ended} == {"supervisor lost"}
@@ -115,6 +114,6 @@ def test_trap_13_a_supervisor_that_dies_in_create_or_stop(runner: Runner, moment
     power_cut(runner) if moment == "record" else None
     runner.start()
     until(lambda: not any("demo" in command_line(p.pid) for p in runner.processes()), 20, "no agent is left")
-    assert sum(runner.status()["verdicts"].values()) == 1
+    assert sum(runner.status()["verdicts"].values()) == len(list((runner.home / "sessions").iterdir())) == 1
     again = runner.spawn()
     runner.hapi("runner", "stop-session", again["sessionId"], check=0)

@@ -85,7 +85,7 @@ def test_trap_24_what_ends_on_a_full_disk_is_on_record(cramped: Runner, disk: Di
     gone(identity(crashed["pid"])) if Path(f"/proc/{crashed['pid']}").exists() else None
     power_cut(cramped)
     disk.make_room()
-    assert cramped.start()["verdicts"] == {}
+    cramped.start()
     reasons = {session["sessionId"]: session["reason"] for session in cramped.sessions("--ended")}
     assert reasons == {stopped["sessionId"]: "stopped by user", crashed["sessionId"]: "agent crashed"}
 
@@ -182,8 +182,10 @@ def test_files_that_are_not_readable_for_us(plain: Runner) -> None:
     works(plain)
     plain.hapi("runner", "stop", check=0)
     record.chmod(0o600)
-    assert plain.start()["verdicts"] == {"ended": 1}
-    assert plain.session(template.name) is not None
+    plain.start()
+    found = plain.session(template.name)
+    assert found is not None
+    assert found["reason"] == "supervisor lost"
 
 
 def test_files_and_directories_of_another_user(plain: Runner) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hapi import config, wire
+from hapi import config, procs, wire
 from hapi.control import Control
 from hapi.journal import NUMBERS_PER_GENERATION, Journal
 from tests.support.damage import (
@@ -30,6 +30,8 @@ from tests.support.damage import (
 )
 from tests.support.runner import Runner, identity
 from tests.support.wait import until
+
+OTHER_BOOT = "00000000-0000-0000-0000-000000000000"
 
 # ----------------------------------------------------------------------------------------- the runner's own files
 
@@ -188,6 +190,26 @@ def test_trap_05_records_that_point_at_a_living_stranger(runner: Runner) -> None
         assert runner.hapi("runner", "stop-session", template.name, "--json", check=0).json["status"] == "already_gone"
         runner.hapi("runner", "stop", check=0)
         runner.hapi("doctor", "clean", "--yes", check=0)
+
+
+def test_trap_06_a_record_of_another_boot(runner: Runner) -> None:
+    """Pids of another boot mean nothing, even if the very process is there: whatever becomes of the session, the
+    stranger lives, and the record tells the truth.
+
+    Seen to fail: with a verdict that does not look at the boot.
+    """
+    template = dead_session(runner)
+    record = json.loads((template / "state.json").read_bytes())
+    with stranger() as other:
+        who = procs.identity(other.pid)
+        assert who is not None
+        wrong = {"pid": who.pid, "start_ticks": who.start_ticks, "boot_id": OTHER_BOOT}
+        put(template / "state.json", json.dumps(record | {"supervisor": wrong, "agent_process": wrong}).encode())
+        runner.start()
+        until(lambda: sum(runner.status()["verdicts"].values()) == 1, 20, "it has its verdict")
+        found = until(lambda: runner.session(template.name), 20, "it is listed")
+        assert (found["phase"], found.get("reason")) == ("ended", "machine rebooted") or found["pid"] != other.pid
+        runner.hapi("runner", "stop-session", template.name, check=0)
 
 
 def test_records_of_another_version_and_of_a_record_we_may_not_judge(runner: Runner) -> None:
