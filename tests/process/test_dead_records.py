@@ -38,9 +38,9 @@ def time_of_start(runner: Runner) -> float:
 
 
 def test_trap_13_fifty_dead_records_and_sockets_delay_nothing(runner: Runner) -> None:
-    """Half of the dead supervisors' pids are a living stranger's. Compared with an empty home in the same minute.
+    """Half of the dead supervisors' pids are a living process's. Compared with an empty home in the same minute.
 
-    Seen to fail: with a connect to every session's socket that waits a second, and with `is_alive` by pid alone.
+    Seen to fail: with 0.3 s spent on every record, and with `is_alive` by pid alone.
     """
     template = dead_session(runner)
     record = json.loads((template / "state.json").read_bytes())
@@ -79,7 +79,7 @@ def supervisor_of(runner: Runner, key: str) -> ProcessId | None:
 def test_trap_13_a_supervisor_that_dies_in_create_or_stop(runner: Runner, moment: str) -> None:
     """The next start deals with what it left: the session is listed as ended, nothing of it runs, new ones work.
 
-    Seen to fail: with `_end_unheard` that leaves the record as it is.
+    Seen to fail: without `CloseRecord` in `_lose`.
     """
     key = str(uuid.uuid4())
     directory = runner.home / "sessions" / key
@@ -113,6 +113,11 @@ def test_trap_13_a_supervisor_that_dies_in_create_or_stop(runner: Runner, moment
             stop.wait(40)
     power_cut(runner) if moment == "record" else None
     runner.start()
+    if (directory / "state.json").exists():
+        ended = runner.session(key)
+        assert ended is not None
+        assert (ended["phase"], ended["reason"]) == ("ended", "supervisor lost")
+        assert json.loads((directory / "state.json").read_bytes())["phase"] == "ended"
     until(lambda: not any("demo" in command_line(p.pid) for p in runner.processes()), 20, "no agent is left")
     assert sum(runner.status()["verdicts"].values()) == len(list((runner.home / "sessions").iterdir())) == 1
     again = runner.spawn()

@@ -16,8 +16,7 @@ KILLS = 60
 def test_trap_24_killed_at_any_moment_of_a_write(scratch: Path, kind: str) -> None:
     """60 lives of a writer each: what was confirmed is there, and at most the one write under way besides.
 
-    Seen to fail: with `path.write_bytes` for `write_atomic` (settings, state), and with a journal that is
-    written anew in place.
+    Seen to fail: with the file itself as `replace`'s temporary one.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.killed_writer", kind, str(scratch), str(KILLS), "1"],

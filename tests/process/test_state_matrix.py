@@ -173,7 +173,7 @@ def test_settings_that_are_damaged_while_the_runner_runs(runner: Runner) -> None
 def test_trap_05_records_that_point_at_a_living_stranger(runner: Runner) -> None:
     """The pid was reused: the session has ended, the runner starts, and nobody signals the stranger.
 
-    Seen to fail: with `is_alive` by pid alone (quarantined), and `send_signal` without it (the stranger dies).
+    Seen to fail: with `is_alive` by pid alone.
     """
     template = dead_session(runner)
     sound = (template / "state.json").read_bytes()
@@ -196,7 +196,7 @@ def test_trap_06_a_record_of_another_boot(runner: Runner) -> None:
     """Pids of another boot mean nothing, even if the very process is there: whatever becomes of the session, the
     stranger lives, and the record tells the truth.
 
-    Seen to fail: with a verdict that does not look at the boot.
+    Seen to fail: with `is_alive` and `scan` that do not look at the boot.
     """
     template = dead_session(runner)
     record = json.loads((template / "state.json").read_bytes())
