@@ -79,6 +79,13 @@ def quarantine(path: Path) -> Path:
     return target
 
 
+def own_umask() -> int:
+    """This process's umask, which can only be read by setting it."""
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
 def sync_directory(directory: Path) -> None:
     """Make what was renamed in `directory` survive a power cut. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -107,14 +114,15 @@ class FileLock:
         self._fd: int | None = None
         self._note = b""
 
-    def acquire(self, note: str = "") -> bool:
-        """Take the lock; False if another process holds it. `note` is written for people.
+    def acquire(self, note: str = "", patience_s: float = _PROBE_S) -> bool:
+        """Take the lock; False if another process holds it for `patience_s`. `note` is written for people.
 
-        Waits _PROBE_S at most: `is_locked` takes the lock too, for microseconds. Raises OSError when the file cannot
-        be opened, NotAFile when it is none. A disk without room for the note does not keep the lock from being held.
+        Without patience it would fail when `is_locked` looks, which takes the lock too, for microseconds. Raises
+        OSError when the file cannot be opened, NotAFile when it is none. A disk without room for the note does not
+        keep the lock from being held.
         """
         fd = _open_lock(self._path, os.O_CREAT)
-        deadline = time.monotonic() + _PROBE_S
+        deadline = time.monotonic() + patience_s
         while not _try_exclusive(fd):
             if time.monotonic() >= deadline:
                 os.close(fd)

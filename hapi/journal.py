@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 
 from hapi.files import is_at, read_file, replace, sync_directory, write_atomic
-from hapi.wire import Event, NumberedEvent, UserMessage
+from hapi.wire import Consumed, Event, Indeterminate, NumberedEvent, TurnEnded, UserMessage
 
 COMPACT_BYTES = 4 * 1024 * 1024
 REMEMBERED_IDS = 2_000
@@ -91,9 +91,15 @@ _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class JournalState:
-    """What the entries add up to. Pure; `apply` takes them in order."""
+    """What the entries add up to. Pure; `apply` takes them in order.
+
+    `in_flight` is the message that was taken for the agent and is not on record as with it: should the agent or its
+    supervisor end now, nobody can tell whether the agent got it. `turn_open`: a turn began and has no end on record.
+    """
 
     def __init__(self) -> None:
+        self.in_flight: UserMessage | None = None
+        self.turn_open = False
         self.queue: OrderedDict[str, UserMessage] = OrderedDict()
         self.fates: OrderedDict[str, str] = OrderedDict()
         self.unconfirmed: OrderedDict[int, NumberedEvent] = OrderedDict()
@@ -110,7 +116,8 @@ class JournalState:
                 self.queue[message.id] = message
                 self._settle(message.id, "queued")
             case Taken(message_id):
-                self.queue.pop(message_id, None)
+                self.in_flight = self.queue.pop(message_id, None)
+                self.turn_open = True
                 self._settle(message_id, "taken")
             case Removed(message_id):
                 self.queue.pop(message_id, None)
@@ -118,6 +125,7 @@ class JournalState:
             case Emitted(event):
                 self.unconfirmed[event.seq] = event
                 self.last_seq = max(self.last_seq, event.seq)
+                self._follow(event.event)
             case Delivered(seq):
                 self.delivered = max(self.delivered, seq)
                 while self.unconfirmed and next(iter(self.unconfirmed)) <= seq:
@@ -130,13 +138,48 @@ class JournalState:
         """The shortest journal that adds up to this state."""
         fates = [(key, fate) for key, fate in self.fates.items() if key not in self.queue]
         base: list[Entry | Foreign] = [Base(self.last_seq, self.delivered, fates), *self.foreign]
-        return [*base, *map(Received, self.queue.values()), *map(Emitted, self.unconfirmed.values())]
+        events = map(Emitted, self.unconfirmed.values())
+        return [*base, *events, *self._turn(), *map(Received, self.queue.values())]
+
+    def _turn(self) -> list[Entry]:
+        """The entries that open the turn again; behind the events, which may hold the end of an earlier one."""
+        if self.in_flight is not None:
+            return [Received(self.in_flight), Taken(self.in_flight.id)]
+        return [Taken("")] if self.turn_open else []
+
+    def _follow(self, event: Event) -> None:
+        """What an event says about the turn."""
+        if isinstance(event, TurnEnded):
+            self.in_flight, self.turn_open = None, False
+        elif isinstance(event, Consumed | Indeterminate) and self.in_flight is not None:
+            ours = [self.in_flight.local_id] if self.in_flight.local_id else []
+            if set(ours) <= set(event.local_ids) and (ours or not event.local_ids):
+                if isinstance(event, Indeterminate):  # should it come again, a person has chosen to send it again
+                    self.fates.pop(self.in_flight.id, None)
+                self.in_flight = None
 
     def _settle(self, message_id: str, fate: str) -> None:
+        if not message_id:
+            return
         self.fates[message_id] = fate
         self.fates.move_to_end(message_id)
         while len(self.fates) > max(REMEMBERED_IDS, 2 * len(self.queue)):
             self.fates.popitem(last=False)
+
+
+def read(path: Path) -> JournalState:
+    """What the journal at `path` adds up to, without touching it; of a damaged one, what comes before the damage.
+
+    Raises OSError; a missing file is an empty journal.
+    """
+    state = JournalState()
+    try:
+        data = read_file(path)
+    except FileNotFoundError:
+        return state
+    for entry, _ in _frames(data):
+        state.apply(entry)
+    return state
 
 
 class Journal:

@@ -14,7 +14,7 @@ import msgspec
 from hapi import __version__, files, wire
 from hapi.clock import monotonic
 from hapi.config import Config
-from hapi.control import Control, Stopped, Waiting, stop
+from hapi.control import Control, Stopped, Waiting, lock_holder, stop
 from hapi.errors import ErrorCode, HapiError, NotRunning
 from hapi.ids import SESSION_MARK
 from hapi.paths import Paths
@@ -27,6 +27,7 @@ _SESSION_VARIABLES = (SESSION_MARK, "HAPI_WORKTREE_")  # a runner that an agent 
 _POLL_S = 0.05
 _KILL_S = 2.0
 _TAIL_LINES = 5
+COMEBACK_S = 15.0  # longer than the pause of a service manager before it starts a unit again
 
 
 class Started(msgspec.Struct, kw_only=True):
@@ -38,6 +39,15 @@ class Started(msgspec.Struct, kw_only=True):
     version: str
     already: bool = False
     replaced: str | None = None
+
+
+class _LastReport(msgspec.Struct, rename="camel"):
+    """What counts here of `runner.state.json`: a report, believed only where nobody answers."""
+
+    pid: int = 0
+    status: str = "stopped"
+    supervised: bool = False
+    workspace_roots: list[str] = []
 
 
 class _Problem(msgspec.Struct):
@@ -62,12 +72,12 @@ def start(config: Config, roots: Sequence[str] = (), waiting: Waiting | None = N
     answers, within START_TIMEOUT_S of starting it. Raises HapiError: start_failed with the reason, timeout when the
     runner that holds the lock does not answer, already_running when a service manager owns the other version.
     """
-    status = probe(config, waiting)
+    status = _find(config, waiting)
     if status is None:
         return _launch(config, roots)
     if status.version == __version__ or config.handoff_disabled:
         return _found(status)
-    _refuse_supervised(status)
+    _refuse_supervised(config, status)
     stop(config, waiting)
     started = _launch(config, roots or status.workspace_roots)
     started.replaced = status.version
@@ -79,10 +89,10 @@ def ensure_running(config: Config, waiting: Waiting | None = None) -> Started:
 
     A runner that must be started gets the workspace roots that the last one wrote down: a crash widens nothing.
     """
-    status = probe(config, waiting)
+    status = _find(config, waiting)
     if status is not None and (status.version == __version__ or status.supervised or config.handoff_disabled):
         return _found(status)
-    return start(config, _recorded_roots(config.paths) if status is None else (), waiting)
+    return _launch(config, recorded_roots(config.paths)) if status is None else start(config, (), waiting)
 
 
 def restart(config: Config, roots: Sequence[str] = (), waiting: Waiting | None = None) -> tuple[Stopped, Started]:
@@ -91,14 +101,13 @@ def restart(config: Config, roots: Sequence[str] = (), waiting: Waiting | None =
     Raises as `start` and `stop` do, and HapiError(already_running) when a service manager owns it.
     """
     try:
-        status = probe(config, waiting)
+        status = _find(config, waiting)
     except HapiError as error:
         if error.code not in {ErrorCode.TIMEOUT, ErrorCode.PROTOCOL_MISMATCH}:
             raise
         status = None
-    if status is not None:
-        _refuse_supervised(status)
-    kept = list(roots) or (status.workspace_roots if status else _recorded_roots(config.paths))
+    _refuse_supervised(config, status)
+    kept = list(roots) or (status.workspace_roots if status else recorded_roots(config.paths))
     stopped = stop(config, waiting)
     return stopped, _launch(config, kept)
 
@@ -114,11 +123,11 @@ def run_in_foreground(config: Config, roots: Sequence[str] = (), ready_fd: int |
         if status.version == __version__:
             hint = "Stop it first: hapi runner stop"
             raise HapiError(ErrorCode.ALREADY_RUNNING, f"The runner is running already (pid {status.pid}).", hint)
-        _refuse_supervised(status)
+        _refuse_supervised(config, status)
         stop(config)
         kept = kept or status.workspace_roots
     sys.stdout.flush()
-    os.execve(sys.executable, command(config, kept, ready_fd), _environment())  # noqa: S606 - the runner is what we become
+    os.execve(sys.executable, command(config, kept, ready_fd), environment())  # noqa: S606 - the runner is what we become
 
 
 def command(config: Config, roots: Sequence[str], ready_fd: int | None = None) -> list[str]:
@@ -151,11 +160,35 @@ def _found(status: wire.Status) -> Started:
     return Started(pid=status.pid, endpoint=status.endpoint, log=status.log_path, version=status.version, already=True)
 
 
-def _refuse_supervised(status: wire.Status) -> None:
-    if status.supervised:
-        message = f"A service manager owns the runner (pid {status.pid}, version {status.version})."
-        hint = "Restart it there, for example: systemctl --user restart hapi-runner"
-        raise HapiError(ErrorCode.ALREADY_RUNNING, message, hint)
+def _refuse_supervised(config: Config, status: wire.Status | None) -> None:
+    """Raise HapiError(already_running) for a runner that a service manager owns; None stands for a silent one."""
+    last = _last_report(config.paths)
+    if status is None:
+        holder = lock_holder(config.paths)
+        supervised, pid = last.supervised and holder is not None and holder.pid == last.pid, last.pid
+    else:
+        supervised, pid = status.supervised, status.pid
+    if supervised:
+        from hapi.unitfile import restart_command
+
+        hint = f"Restart it there, for example: {restart_command(config.namespace, sys.platform)}"
+        raise HapiError(ErrorCode.ALREADY_RUNNING, f"A service manager owns the runner (pid {pid}).", hint)
+
+
+def _find(config: Config, waiting: Waiting | None) -> wire.Status | None:
+    """`probe`, with patience for the runner that a service manager is about to start again after a failure.
+
+    A detached one in its place would keep the service from ever starting. COMEBACK_S at most.
+    """
+    started = monotonic()
+    while (status := probe(config, waiting)) is None and comes_back(config.paths):
+        passed = monotonic() - started
+        if passed >= COMEBACK_S:
+            break
+        if waiting:
+            waiting(passed)
+        select.select([], [], [], _POLL_S)  # nobody tells us
+    return status
 
 
 def _launch(config: Config, roots: Sequence[str]) -> Started:
@@ -188,7 +221,7 @@ def _run_broker(config: Config, roots: Sequence[str], deadline: float) -> _Repor
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env=_environment(),
+            env=environment(),
             pass_fds=[theirs],
             start_new_session=True,
         )
@@ -269,16 +302,25 @@ def _tail(log: Path, start_at: int) -> list[str]:
         return []
 
 
-def _recorded_roots(paths: Paths) -> list[str]:
+def recorded_roots(paths: Paths) -> list[str]:
     """The workspace roots that the last runner wrote down, for when it cannot be asked."""
+    return _last_report(paths).workspace_roots
+
+
+def comes_back(paths: Paths) -> bool:
+    """Whether the runner that ran last did so under a service manager, and was not stopped in good order."""
+    last = _last_report(paths)
+    return last.supervised and last.status != "stopped"
+
+
+def _last_report(paths: Paths) -> _LastReport:
     try:
-        state = msgspec.json.decode(files.read_file(paths.state))
-        return msgspec.convert(state.get("workspaceRoots") or [], list[str])
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
-        return []
+        return msgspec.json.decode(files.read_file(paths.state), type=_LastReport)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return _LastReport()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Our environment; for a checkout run as `python -m hapi`, with the way back to it (the runner's cwd is /)."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(_SESSION_VARIABLES)}
     root = str(Path(__file__).resolve().parent.parent)

@@ -2,6 +2,7 @@
 
     sessions/<uuid>/spec.json    what was asked, never rewritten      sessions/<uuid>/journal    see hapi.journal
     sessions/<uuid>/state.json   SessionInfo, replaced atomically     sessions/<uuid>/*.log      bounded
+    sessions/<uuid>/untold.<n>   there while the hub has yet to hear of the end of generation n
 
 The only writer of a directory is its supervisor, which holds `lock` there; a record whose supervisor is proven dead
 is closed by the broker.
@@ -10,6 +11,7 @@ is closed by the broker.
 from __future__ import annotations
 
 import errno
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,26 @@ class SessionDirectory:
             return msgspec.json.decode(read_file(path or self.state), type=dict[str, Any])
         except (OSError, *_NOT_JSON):
             return {}
+
+    def promise(self, generation: int) -> None:
+        """From now on the hub is owed the end of that generation, whoever may die meanwhile. Raises OSError."""
+        os.close(os.open(self._untold(generation), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+    def is_told(self, generation: int) -> bool:
+        """Whether the hub has been told all of that generation, its end included."""
+        return not self._untold(generation).exists()
+
+    def told(self, generation: int) -> None:
+        """The hub has been told all. Raises OSError."""
+        self._untold(generation).unlink(missing_ok=True)
+
+    def newest_promise(self) -> int:
+        """The highest generation that the hub is still owed the end of; 0 for none."""
+        found = [path.suffix[1:] for path in self.path.glob("untold.*")]
+        return max((int(number) for number in found if number.isdigit()), default=0)
+
+    def _untold(self, generation: int) -> Path:
+        return self.path / f"untold.{generation}"
 
     def quarantine_state(self) -> Path:
         """Move a damaged record out of the way; returns where it is now. Raises OSError."""

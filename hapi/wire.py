@@ -14,7 +14,7 @@ import msgspec
 
 from hapi.errors import ErrorCode, HapiError
 from hapi.ids import ProcessId
-from hapi.lifecycle import EndReason, Phase
+from hapi.lifecycle import Phase
 
 PROTOCOL = "hapi/1"
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -45,8 +45,22 @@ class Header(msgspec.Struct, frozen=True, array_like=True, tag=PROTOCOL):
 # ---------------------------------------------------------------------------------------------------- shared parts
 
 
+class WorktreeInfo(msgspec.Struct, omit_defaults=True):
+    """A git worktree made for a session; times in Unix milliseconds."""
+
+    base_path: str
+    branch: str
+    name: str
+    worktree_path: str
+    created_at: int
+
+
 class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What the runner knows of a session; also what `state.json` holds. Times are Unix milliseconds."""
+    """What the runner knows of a session; also what `state.json` holds. Times are Unix milliseconds.
+
+    `reason` is one of lifecycle.EndReason, or a word that a newer build invented. `unknown_messages`: how many messages
+    may or may not have reached the agent; `events_lost`: how many words for the hub found no room on disk.
+    """
 
     session_id: str
     namespace: str
@@ -58,7 +72,7 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     supervisor: ProcessId | None = None
     agent_process: ProcessId | None = None
     generation: int = 0
-    reason: EndReason | None = None
+    reason: str | None = None
     exit_code: int | None = None
     exit_signal: int | None = None
     ended_at: int | None = None
@@ -68,16 +82,10 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     model: str | None = None
     permission_mode: str | None = None
     version: str = ""
-
-
-class WorktreeInfo(msgspec.Struct, omit_defaults=True):
-    """A git worktree made for a session; times in Unix milliseconds."""
-
-    base_path: str
-    branch: str
-    name: str
-    worktree_path: str
-    created_at: int
+    effort: str | None = None
+    worktree: WorktreeInfo | None = None
+    unknown_messages: int = 0
+    events_lost: int = 0
 
 
 class PermissionRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -117,7 +125,11 @@ class SlashCommand(msgspec.Struct, omit_defaults=True):
 
 
 class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True):
-    """All that the hub shows of a session apart from the chat. Whole state: the newest one replaces the others."""
+    """All that the hub shows of a session apart from the chat. Whole state: the newest one replaces the others.
+
+    `last_seq` is the number of the newest event that the hub has yet to confirm, 0 when it has them all: behind the
+    snapshot of an ended session nothing comes after that number. None from a supervisor that does not say.
+    """
 
     info: SessionInfo
     effort: str | None = None
@@ -128,6 +140,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
     models: list[Choice] = []
     modes: list[Choice] = []
     config: dict[str, str] = {}
+    last_seq: int | None = None
 
 
 class Attachment(msgspec.Struct, omit_defaults=True):
@@ -309,11 +322,12 @@ class StopSession(msgspec.Struct, tag="stop_session", omit_defaults=True):
     by: Literal["user", "hub"] = "user"
 
 
-class SendText(msgspec.Struct, tag="send_text"):
-    """Say something to the agent, as a person at this machine. Reply: Accepted."""
+class SendText(msgspec.Struct, tag="send_text", omit_defaults=True):
+    """Say something to the agent, as a person at this machine. Idempotent by `id`, if given. Reply: Accepted."""
 
     target: str
     text: str
+    id: str = ""
 
 
 class StopRunner(msgspec.Struct, tag="stop_runner", omit_defaults=True):
@@ -521,12 +535,16 @@ class Unwatch(msgspec.Struct, tag="unwatch"):
 
 
 class SupervisorGone(msgspec.Struct, tag="supervisor_gone", omit_defaults=True, kw_only=True):
-    """The reaper saw a supervisor end; one that was still wanted left `reaped` processes behind, which are ended."""
+    """The reaper saw a supervisor end; one that was still wanted left `reaped` processes behind, which are ended.
+
+    `unknown_messages`: what its journal holds of messages that may or may not have reached the agent.
+    """
 
     session_id: str
     process: ProcessId
     reaped: int = 0
     survivors: list[int] = []
+    unknown_messages: int = 0
 
 
 class Heartbeat(msgspec.Struct, tag="heartbeat", omit_defaults=True, kw_only=True):
@@ -537,7 +555,10 @@ class Heartbeat(msgspec.Struct, tag="heartbeat", omit_defaults=True, kw_only=Tru
 
 
 class SessionLost(msgspec.Struct, tag="session_lost"):
-    """The broker ends a session whose supervisor can no longer speak; the connector tells the hub."""
+    """A session has ended and its supervisor can no longer speak: the connector tells the hub what it does not know.
+
+    Sent again to every new connector; whether something is left to tell, the session's directory says.
+    """
 
     info: SessionInfo
 

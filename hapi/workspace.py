@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -67,10 +67,16 @@ def worktree_name(wanted: str) -> str:
     return name or f"{datetime.now().astimezone():%m%d}-{secrets.token_hex(2)}"
 
 
-def create_worktree(directory: Path, wanted: str, environment: Mapping[str, str] | None = None) -> WorktreeInfo:
+def create_worktree(
+    directory: Path,
+    wanted: str,
+    environment: Mapping[str, str] | None = None,
+    announce: Callable[[WorktreeInfo], None] = lambda _: None,
+) -> WorktreeInfo:
     """A new worktree beside the repository that holds `directory`, on a branch of its own.
 
-    `environment` is what git and the repository's hooks get to see: no secret of ours may be in it.
+    `environment` is what git and the repository's hooks get to see: no secret of ours may be in it. `announce` is told
+    of the worktree just before it is made, so that a crash leaves a trace of it.
 
     Raises HapiError(worktree_failed) in git's words; then nothing is left behind. Bounded by GIT_TIMEOUT_S per call.
     """
@@ -87,10 +93,12 @@ def create_worktree(directory: Path, wanted: str, environment: Mapping[str, str]
         branch = f"hapi-{candidate}"
         if path.exists() or _git(root, "rev-parse", "--verify", "-q", f"refs/heads/{branch}").returncode == 0:
             continue
+        worktree = WorktreeInfo(os.fspath(root), branch, candidate, os.fspath(path), now_ms())
+        announce(worktree)
         made = _git(root, "worktree", "add", "-b", branch, os.fspath(path), environment=environment)
         if made.returncode != 0:
             raise HapiError(ErrorCode.WORKTREE_FAILED, f"Failed to create worktree: {made.stderr.strip()}")
-        return WorktreeInfo(os.fspath(root), branch, candidate, os.fspath(path), now_ms())
+        return worktree
     raise HapiError(ErrorCode.WORKTREE_FAILED, f"No free name for a worktree like {name!r}.")
 
 

@@ -15,7 +15,7 @@ import zmq
 import hapi
 from hapi import clock, procs, wire
 from hapi.broker import report
-from hapi.broker.core import Core, CoreSettings
+from hapi.broker.core import OS_SIGNAL, Core, CoreSettings
 from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, ReplyTo, Send, WriteReport
 from hapi.broker.nursery import Nursery
 from hapi.broker.peers import may_route
@@ -77,7 +77,7 @@ class App:
         for source in (self.transport.control, self.transport.bus, self._signals.fd):
             self._poller.register(source, zmq.POLLIN)
         now = clock.monotonic()
-        records = scan(self.paths.sessions)
+        records = scan(self.paths.sessions, self.paths.namespace)
         self.warnings += troubles(records)
         self._carry_out(self.core.adopt(records, now, clock.now_ms()))
         self._start_workers(now)
@@ -86,11 +86,15 @@ class App:
             ready = dict(self._poller.poll(self._poll_ms()))
             self._serve(ready)
         self._wind_up()
+        return self._exit_status()
+
+    def _exit_status(self) -> int:
         return EXIT_RESTART if self._restart and self.config.supervised else 0
 
     # ------------------------------------------------------------------------------------------------- the loop
 
     def _serve(self, ready: dict[Any, int]) -> None:
+        self.core.now_ms = clock.now_ms()
         if self.transport.control in ready:
             self._serve_control()
         if self.transport.bus in ready:
@@ -136,7 +140,7 @@ class App:
     def _serve_signals(self) -> None:
         received = self._signals.received()
         if received & QUIT_SIGNALS:
-            self._carry_out(self.core.stop_runner("os-signal", clock.monotonic()))
+            self._carry_out(self.core.stop_runner(OS_SIGNAL, clock.monotonic()))
         if self._nursery is not None:
             self._nursery.reap()
 
@@ -270,6 +274,7 @@ class App:
                 namespace=self.paths.namespace,
                 workers={name: worker.pid for name, worker in self.workers.items()},
                 workspace_roots=self.core.settings.workspace_roots,
+                supervised=self.config.supervised,
                 status=status,
                 last_heartbeat=None if self.core.last_heartbeat is None else clock.iso(self.core.last_heartbeat),
             ),
@@ -403,7 +408,7 @@ class App:
 
     def _wind_up(self) -> None:
         """End the workers: the broken lifeline tells them; whoever is left after a second is killed."""
-        self._write_report("stopped")
+        self._write_report("restarting" if self._exit_status() else "stopped")
         self.transport.close()
         os.close(self._lifeline)
         ending = zmq.Poller()

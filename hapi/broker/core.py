@@ -14,9 +14,11 @@ import msgspec
 from hapi import wire
 from hapi.broker.adoption import Adoption
 from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, ReplyTo, Send, WriteReport
+from hapi.broker.losses import UNTOLD_MS, Losses, supervisor_of, watched
 from hapi.broker.peers import Peer, Peers, about_itself, may_tell_broker, role
 from hapi.broker.reattach import Record, Verdict
 from hapi.broker.relays import Relays
+from hapi.broker.restarts import Restarts
 from hapi.broker.sessions import Sessions
 from hapi.broker.spawns import Spawns, Stops
 from hapi.errors import ErrorCode, HapiError
@@ -24,6 +26,8 @@ from hapi.ids import session_id as canonical
 from hapi.lifecycle import READY, EndReason, Phase
 
 SHUTDOWN_DEADLINE_S = 3.0
+STOP_REASONS = {"user": EndReason.STOPPED_BY_USER, "hub": EndReason.STOPPED_FROM_HUB}
+OS_SIGNAL = "os-signal"  # what the machine's shutdown sends
 RESTART_SOURCE = "hapi-app"  # the web's button means: stop, and let the service manager start a new one
 
 logger = logging.getLogger(__name__)
@@ -55,11 +59,13 @@ class Core:
         self.hub = wire.HubStatus()
         self.last_heartbeat: int | None = None
         self.installed_version = settings.version
-        self._to_reap: dict[str, wire.Watched] = {}
-        self._untold: list[wire.SessionInfo] = []
+        self.now_ms = settings.started_at  # the wall clock, for what is put on record; `app` sets it
+        self.losses = Losses()
+        self.restarts = Restarts()
         self._stop_waiters: list[ReplyTo] = []
         self._stop_deadline: float | None = None
         self._restart = False
+        self._shutdown = False
         self.relays = Relays()
 
     @property
@@ -74,44 +80,59 @@ class Core:
         self.adoption.begin(now)
         effects: list[Effect] = []
         for record in sorted(records, key=_ended_at):
-            if record.info is not None:
-                self.sessions.put(record.info)
-            if record.info is None or record.info.phase is not Phase.ENDED:
-                decided = self.adoption.add(record.session_id, record.facts)
-                effects += self._end_unheard(record, now_ms) if decided is Verdict.ENDED else []
+            effects += self._adopt_one(record, now_ms)
         return effects
 
-    def _end_unheard(self, record: Record, now_ms: int) -> list[Effect]:
-        """A session whose supervisor was dead before we came."""
-        if not record.facts.same_boot:
-            return self._lose(record.session_id, EndReason.MACHINE_REBOOTED, now_ms)
-        for item in _watched(self.sessions.live[record.session_id]):
-            self._to_reap[record.session_id] = item  # its agent may live on: the reaper looks as soon as it is there
-        return self._lose(record.session_id, EndReason.SUPERVISOR_LOST, now_ms)
+    def _adopt_one(self, record: Record, now_ms: int) -> list[Effect]:
+        info = record.info
+        if info is not None and info.phase is Phase.ENDED:
+            self.adoption.closed()
+            self.sessions.put(info)
+            if record.untold and now_ms - (info.ended_at or 0) < UNTOLD_MS:
+                self.losses.tell(info)
+            return []
+        decided = self.adoption.add(record.session_id, record.facts)
+        if info is None:
+            return []
+        if decided is Verdict.RESTARTED:
+            self.sessions.put(self.restarts.add(info))
+            return []
+        self.sessions.put(info)
+        if decided is not Verdict.ENDED:
+            return []
+        self.losses.find(info)  # its agent may live on: the reaper looks as soon as it is there
+        reason = EndReason.SUPERVISOR_LOST if record.facts.same_boot else EndReason.MACHINE_REBOOTED
+        return [CloseRecord(self._end(info, reason, now_ms)), *self._settle_ended(info.session_id, reason)]
+
+    def _restart_some(self, now: float) -> list[Effect]:
+        """Start again what went down with the machine, a few at a time."""
+        effects: list[Effect] = []
+        while not self.stopping and (order := self.restarts.take(self.spawns.pending)) is not None:
+            self.spawns.begin(order, None, now)
+            effects.append(ForkSession(order.session_id))
+        return effects
 
     def _take_up(self, session_id: str) -> list[Effect]:
         """The requests that waited for the verdict on a session."""
         kept = self.adoption.take_up(session_id)
         return [effect for request in kept for effect in self.request(request.to, request.body, request.at)]
 
-    def _lose(self, session_id: str, reason: EndReason, now_ms: int) -> list[Effect]:
-        """End a session whose supervisor is proven dead."""
-        info = self.sessions.live.get(session_id)
-        self.peers.remove(wire.session_peer(session_id))
-        if info is None:
-            return []
-        info = msgspec.structs.replace(info, phase=Phase.ENDED, reason=reason, ended_at=now_ms)
+    def _end(
+        self, info: wire.SessionInfo, reason: EndReason, now_ms: int, detail: str | None = None
+    ) -> wire.SessionInfo:
+        """End a session whose supervisor cannot: in our books only."""
+        self.peers.remove(wire.session_peer(info.session_id))
+        info = msgspec.structs.replace(
+            info, phase=Phase.ENDED, reason=reason, ended_at=now_ms, detail=detail or info.detail
+        )
         self.sessions.put(info)
+        return info
+
+    def _settle_ended(self, session_id: str, reason: EndReason) -> list[Effect]:
+        """Answer those who waited for a session that has ended."""
         failed = wire.Failure(ErrorCode.AGENT_FAILED.value, f"The session ended: {reason}.")
         gone = wire.SessionStopped("already_gone", session_id)
-        if self.peers.named(wire.HUB) is None:
-            self._untold.append(info)  # the next connector tells the hub
-        return [
-            CloseRecord(info),
-            *self._tell("hub", wire.SessionLost(info)),
-            *self.spawns.settle(session_id, failed),
-            *self.stops.settle(gone),
-        ]
+        return [*self.spawns.settle(session_id, failed), *self.stops.settle(gone)]
 
     # -------------------------------------------------------------------------------------------- requests
 
@@ -148,7 +169,8 @@ class Core:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {order.session_id} has ended.", "Use another id.")
         if not self.spawns.begin(order, to, now):
             return []
-        return [ForkSession(order.session_id)]
+        open_record: list[Effect] = [CloseRecord(info) for info in self.losses.settle(order.session_id)]
+        return [*open_record, ForkSession(order.session_id)]
 
     def _stop_session(self, to: ReplyTo, body: wire.StopSession, now: float) -> list[Effect]:
         target = body.target.lower()
@@ -157,8 +179,13 @@ class Core:
         info = self.sessions.resolve(body.target)
         if info.phase is Phase.ENDED:
             return [Answer(to, wire.SessionStopped("already_gone", info.session_id))]
-        if self.adoption.defer(info.session_id, to, body, now):
-            return []
+        if info.supervisor is None and info.session_id in self.spawns.pending:
+            return self._stop_starting(to, info.session_id, body, now)
+        if self.restarts.waits(info.session_id):
+            return self._stop_interrupted(to, info, body)
+        return [] if self.adoption.defer(info.session_id, to, body, now) else self._stop_live(to, info, body, now)
+
+    def _stop_live(self, to: ReplyTo, info: wire.SessionInfo, body: wire.StopSession, now: float) -> list[Effect]:
         peer = self.peers.named(wire.session_peer(info.session_id))
         if peer is None:
             self.counters["stops_unheard"] += 1
@@ -167,12 +194,18 @@ class Core:
             return []
         return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by))]
 
+    def _stop_interrupted(self, to: ReplyTo, info: wire.SessionInfo, body: wire.StopSession) -> list[Effect]:
+        """A session that went down with the machine and has yet to be started again will not be."""
+        self.restarts.drop(info.session_id)
+        closed = CloseRecord(self._end(info, STOP_REASONS[body.by], self.now_ms))
+        return [closed, Answer(to, wire.SessionStopped("stopped", info.session_id, "before_start"))]
+
     def _stop_starting(self, to: ReplyTo, session_id: str, body: wire.StopSession, now: float) -> list[Effect]:
         """A stop that arrives while the session is starting wins over the start."""
         begun = self.stops.begin(session_id, to, now)
         peer = self.peers.named(wire.session_peer(session_id))
-        if peer is None:
-            self.spawns.pending[session_id].stopped = True  # its supervisor is turned away when it says hello
+        if peer is None:  # its supervisor is turned away when it says hello
+            self.spawns.pending[session_id].stopped = STOP_REASONS[body.by]
             return []
         return [Send(peer.identity, peer.name, wire.StopSession(session_id, body.by))] if begun else []
 
@@ -195,6 +228,7 @@ class Core:
             return []
         logger.info("stopping on behalf of %s", source)
         self._restart = source == RESTART_SOURCE
+        self._shutdown = source == OS_SIGNAL
         self._stop_deadline = now + SHUTDOWN_DEADLINE_S
         hub = self.peers.named(wire.HUB)
         if hub is None:
@@ -212,7 +246,9 @@ class Core:
         refused = [Send(peer.identity, peer.name, wire.Refused("the runner stops")) for peer in peers if peer]
         starting = [answer for key in list(self.spawns.pending) for answer in self.spawns.settle(key, stopped)]
         deferred = [Answer(kept.to, stopped) for kept in self.adoption.give_up()]
+        lost = [] if self._shutdown else self.losses.settle_all()
         rest: list[Effect] = [
+            *map(CloseRecord, lost),
             *refused,
             *starting,
             *deferred,
@@ -231,14 +267,18 @@ class Core:
         if body.name not in {wire.HUB, wire.REAPER}:
             self.counters["wrong_role"] += 1
             return [Send(identity, body.name, wire.Refused(f"nobody is called {body.name!r}"))]
+        known = self.peers.named(body.name)
+        effects: list[Effect] = []
+        if known is not None and known.process != body.process:  # two were forked, or the old one was given up too soon
+            self.counters["refused_peers"] += 1
+            effects.append(Send(known.identity, known.name, wire.Refused(f"there is another {known.name} now")))
         self.peers.add(peer)
-        effects: list[Effect] = [Send(identity, body.name, self._welcome())]
+        effects.append(Send(identity, body.name, self._welcome()))
         if body.name == wire.REAPER:
             effects.append(Send(identity, body.name, wire.Watch(self._watched())))
         else:
             effects += [Send(p.identity, p.name, wire.PeerUp(wire.HUB)) for p in self.peers.of_role("session")]
-            effects += [Send(identity, body.name, wire.SessionLost(info)) for info in self._untold]
-            self._untold.clear()
+            effects += [Send(identity, body.name, wire.SessionLost(info)) for info in self.losses.untold()]
         return [*effects, WriteReport()]
 
     def _session_hello(self, peer: Peer, body: wire.Hello) -> list[Effect]:
@@ -262,7 +302,7 @@ class Core:
     def _refusal(self, session_id: str, peer: Peer, body: wire.Hello) -> str | None:
         """Why a supervisor is not wanted; None when it is."""
         spawn = self.spawns.pending.get(session_id)
-        if spawn is not None and spawn.stopped:
+        if spawn is not None and spawn.stopped is not None:
             return "the session was stopped while it was starting"
         if body.info is None and spawn is None:
             return "nobody asked for this session, or the one who did has given up"
@@ -273,11 +313,10 @@ class Core:
 
     def _stopped_while_starting(self, session_id: str) -> list[Effect]:
         spawn = self.spawns.pending.get(session_id)
-        if spawn is None or not spawn.stopped:
+        if spawn is None or spawn.stopped is None:
             return []
         failed = wire.Failure(ErrorCode.STOPPED_DURING_START.value, "The session was stopped while it was starting.")
-        stopped = wire.SessionStopped("stopped", session_id, "before_start")
-        return [*self.spawns.settle(session_id, failed), *self.stops.settle(stopped)]
+        return self.never_started(session_id, failed)
 
     def _welcome(self, order: wire.Spawn | None = None) -> wire.Welcome:
         hub = self.peers.named(wire.HUB) is not None
@@ -297,22 +336,33 @@ class Core:
         peer = self.peers.named(wire.session_peer(session_id))
         if peer is not None and peer.process.pid == pid:
             self.peers.remove(peer.name)
-        if session_id in self.sessions.live:
+        info = self.sessions.live.get(session_id)
+        if info is not None and info.supervisor is not None:
             return []  # the reaper cleans up and reports
         hint = "nursery.log has the reason: hapi runner logs --worker nursery"
         failed = wire.Failure(ErrorCode.INTERNAL.value, f"The supervisor ended before it was ready ({code}).", hint)
         return self.never_started(session_id, failed)
 
     def never_started(self, session_id: str, failed: wire.Failure) -> list[Effect]:
-        """A spawn came to nothing; a stop that waited for it has nothing left to stop."""
+        """A spawn came to nothing; a stop that waited for it has nothing left to stop.
+
+        A session that was to be started again after a reboot ends; any other has no record yet, or its supervisor's.
+        """
         spawn = self.spawns.pending.get(session_id)
+        effects: list[Effect] = []
+        info = self.sessions.live.get(session_id)
+        if info is not None and info.supervisor is None:
+            reason = (spawn.stopped if spawn is not None else None) or EndReason.MACHINE_REBOOTED
+            ended = self._end(info, reason, self.now_ms, failed.message)
+            effects = [CloseRecord(ended), *self._tell_end(ended)]
         gone = wire.SessionStopped("stopped", session_id, "before_start")
-        stopped = self.stops.settle(gone) if spawn is not None and spawn.stopped else []
-        return [*self.spawns.settle(session_id, failed), *stopped]
+        stopped = self.stops.settle(gone) if spawn is not None and spawn.stopped is not None else []
+        return [*effects, *self.spawns.settle(session_id, failed), *stopped]
 
     def nursery_lost(self) -> list[Effect]:
         """The nursery died: forks that were on order may never come; late ones will be turned away."""
-        waiting = [key for key in self.spawns.pending if key not in self.sessions.live]
+        live = self.sessions.live
+        waiting = [key for key in self.spawns.pending if key not in live or live[key].supervisor is None]
         failed = wire.Failure(
             ErrorCode.INTERNAL.value, "The nursery died while the session was starting.", "Try again."
         )
@@ -320,9 +370,16 @@ class Core:
 
     def warnings(self) -> list[str]:
         """What a person should know, for `hapi runner status`."""
-        if self.installed_version == self.settings.version:
-            return []
-        return [f"Version {self.installed_version} is installed; this is {self.settings.version}: hapi runner start"]
+        said = []
+        if self.installed_version != self.settings.version:
+            said = [
+                f"Version {self.installed_version} is installed; this is {self.settings.version}: hapi runner start"
+            ]
+        aside = sorted(self.adoption.quarantined)
+        if aside:
+            names = ", ".join(name[:13] for name in aside[:5])
+            said.append(f"{len(aside)} session records are put aside, silent or not understood: {names}; see the log")
+        return said
 
     def peer_gone(self, name: str) -> list[Effect]:
         """A worker's process ended."""
@@ -346,9 +403,9 @@ class Core:
             return list(relayed)
         if isinstance(body, wire.Spawn | wire.StopSession | wire.StopRunner):
             return self.request(ReplyTo("bus", identity, header.sender, header.request), body, now)
-        return self._take_news(peer, body, now_ms)
+        return self._take_news(peer, body, now, now_ms)
 
-    def _take_news(self, peer: Peer, body: Any, now_ms: int) -> list[Effect]:
+    def _take_news(self, peer: Peer, body: Any, now: float, now_ms: int) -> list[Effect]:
         effects: list[Effect] = []
         match body:
             case wire.SessionChanged():
@@ -358,7 +415,7 @@ class Core:
             case wire.SessionStopped():
                 effects += self.stops.settle(body)
             case wire.SupervisorGone():
-                effects = self._supervisor_gone(body, now_ms)
+                effects = self._supervisor_gone(body, now, now_ms)
             case wire.Heartbeat():
                 self.last_heartbeat, self.installed_version = body.at, body.installed_version
                 effects = [WriteReport()]
@@ -393,24 +450,47 @@ class Core:
             effects += self._tell("reaper", wire.Unwatch(info.session_id))
             effects += self.spawns.settle(info.session_id, ended)
             effects += self.stops.settle(wire.SessionStopped("already_gone", info.session_id))
-        elif before is None or (before.supervisor, before.agent_process) != (info.supervisor, info.agent_process):
-            effects += self._tell("reaper", wire.Watch(_watched(info)))
+        elif info.supervisor is not None and (
+            before is None or (before.supervisor, before.agent_process) != (info.supervisor, info.agent_process)
+        ):
+            effects += self._tell("reaper", wire.Watch([watched(info)]))
         return effects
 
-    def _supervisor_gone(self, body: wire.SupervisorGone, now_ms: int) -> list[Effect]:
-        self._to_reap.pop(body.session_id, None)
+    def _supervisor_gone(self, body: wire.SupervisorGone, now: float, now_ms: int) -> list[Effect]:
+        """A supervisor is dead, and nothing that it left behind is alive."""
         peer = self.peers.named(wire.session_peer(body.session_id))
         if peer is not None and peer.process == body.process:
             self.peers.remove(peer.name)
-        info = self.sessions.live.get(body.session_id)
-        if info is None or info.supervisor != body.process:
+        found = self.losses.reaped(body)
+        info = self.sessions.live.get(body.session_id) or self.sessions.ended.get(body.session_id) or found
+        if info is None or (found is None and supervisor_of(info) != body.process):
             return []
+        if info.phase is Phase.ENDED or found is not None:
+            return self._reaped(info, body.unknown_messages)
         self.counters["supervisors_lost"] += 1
-        return self._lose(body.session_id, EndReason.SUPERVISOR_LOST, now_ms)
+        info = msgspec.structs.replace(info, unknown_messages=info.unknown_messages + body.unknown_messages)
+        ended = self._end(info, EndReason.SUPERVISOR_LOST, now_ms)
+        self.losses.keep_open(ended, now)
+        return [*self._tell_end(ended), *self._settle_ended(body.session_id, EndReason.SUPERVISOR_LOST)]
+
+    def _reaped(self, info: wire.SessionInfo, unknown_messages: int) -> list[Effect]:
+        """What a session that had ended before left behind is gone; one that is started again goes on."""
+        effects: list[Effect] = []
+        if unknown_messages and info.phase is Phase.ENDED:
+            info = msgspec.structs.replace(info, unknown_messages=info.unknown_messages + unknown_messages)
+            self.sessions.put(info)
+            effects = [CloseRecord(info)]
+        return effects + (self._tell_end(info) if info.phase is Phase.ENDED else [])
+
+    def _tell_end(self, info: wire.SessionInfo) -> list[Effect]:
+        """Let the hub know of an end that no supervisor can tell it any more; now, and whenever it comes back."""
+        if not self.losses.tell(info):
+            return []
+        return self._tell(wire.HUB, wire.SessionLost(info))
 
     def _watched(self) -> list[wire.Watched]:
-        live = [item for info in self.sessions.live.values() for item in _watched(info)]
-        return [*live, *self._to_reap.values()]
+        live = [watched(info) for info in self.sessions.live.values() if info.supervisor is not None]
+        return [*live, *self.losses.to_reap()]
 
     def _tell(self, name: str, body: Any) -> list[Effect]:
         peer = self.peers.named(name)
@@ -432,6 +512,8 @@ class Core:
         effects += self.relays.overdue(now)
         for session_id in self.adoption.end_grace(now):
             effects += self._take_up(session_id)
+        effects += map(CloseRecord, self.losses.due(now))
+        effects += self._restart_some(now)
         if self._stop_deadline is not None and now >= self._stop_deadline:
             effects += self._quit()
         return effects
@@ -441,14 +523,10 @@ class Core:
         times = [spawn.deadline for spawn in self.spawns.pending.values()]
         times += [stop.deadline for stop in self.stops.pending.values()]
         times += self.relays.deadlines()
-        others = (self.adoption.deadline(), self._stop_deadline)
+        others = (self.adoption.deadline(), self._stop_deadline, self.losses.deadline())
+        if not self.stopping and self.restarts.due(self.spawns.pending):
+            return 0.0
         return min([*times, *(at for at in others if at is not None)], default=None)
-
-
-def _watched(info: wire.SessionInfo) -> list[wire.Watched]:
-    if info.supervisor is None:
-        return []
-    return [wire.Watched(session_id=info.session_id, supervisor=info.supervisor, agent=info.agent_process)]
 
 
 def _ended_at(record: Record) -> int:

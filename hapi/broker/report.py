@@ -24,6 +24,7 @@ class Report(msgspec.Struct, rename="camel", kw_only=True):
     workers: dict[str, int]
     workspace_roots: list[str]
     status: str
+    supervised: bool = False
     last_heartbeat: str | None = None
 
 

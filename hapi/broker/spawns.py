@@ -11,6 +11,7 @@ import msgspec
 from hapi import wire
 from hapi.broker.effects import Answer, ReplyTo
 from hapi.errors import ErrorCode, HapiError
+from hapi.lifecycle import EndReason
 
 MAX_PENDING = 512
 STOP_DEADLINE_S = 25.0
@@ -18,12 +19,12 @@ _FORK_MARGIN_S = 5.0
 
 
 class PendingSpawn(msgspec.Struct):
-    """A session that is not ready yet. `stopped`: a stop arrived first."""
+    """A session that is not ready yet. `stopped`: a stop arrived first, with this reason."""
 
     order: wire.Spawn
     waiters: list[ReplyTo]
     deadline: float
-    stopped: bool = False
+    stopped: EndReason | None = None
 
 
 class PendingStop(msgspec.Struct):
@@ -40,18 +41,20 @@ class Spawns:
         self.pending: dict[str, PendingSpawn] = {}
         self._timeout_s = ready_timeout_s + _FORK_MARGIN_S
 
-    def begin(self, order: wire.Spawn, waiter: ReplyTo, now: float) -> bool:
+    def begin(self, order: wire.Spawn, waiter: ReplyTo | None, now: float) -> bool:
         """Wait for that session; True when it has to be forked, False when it is under way already.
 
-        Raises HapiError(at_capacity) when too many spawns are under way.
+        `waiter` is None when nobody waits: the runner restarts it. Raises HapiError(at_capacity) when too many spawns
+        are under way.
         """
+        waiters = [] if waiter is None else [waiter]
         found = self.pending.get(order.session_id)
         if found is not None:
-            found.waiters.append(waiter)
+            found.waiters += waiters
             return False
         if len(self.pending) >= MAX_PENDING:
             raise HapiError(ErrorCode.AT_CAPACITY, f"{MAX_PENDING} sessions are starting at the moment.", "Try again.")
-        self.pending[order.session_id] = PendingSpawn(order, [waiter], now + self._timeout_s)
+        self.pending[order.session_id] = PendingSpawn(order, waiters, now + self._timeout_s)
         return True
 
     def settle(self, session_id: str, body: wire.Spawned | wire.Failure) -> list[Answer]:

@@ -43,6 +43,7 @@ def examine(config: Config) -> dict[str, Any]:
         "versions": versions(findings),
         "configuration": configuration(config),
         "runner": runner(config, findings),
+        "service": service(config, findings),
         "processes": processes(config, findings),
         "hub": hub(config, findings),
         "agents": agents(config, findings),
@@ -113,6 +114,28 @@ def runner(config: Config, findings: Findings) -> dict[str, Any]:
         "stateFile": _state_file(config, findings),
         "sockets": [_socket(Path(endpoint.removeprefix("ipc://")), findings) for endpoint in endpoints],
     }
+
+
+def service(config: Config, findings: Findings) -> dict[str, Any]:
+    """The unit that `hapi runner install` wrote, and whether the program it starts is still there."""
+    import shutil
+
+    from hapi import managers, service
+
+    try:
+        manager = managers.manager_for(config.namespace)
+        text = service.read(manager.path)
+    except HapiError as error:
+        return {"manager": None, "installed": False, "say": error.message}
+    found = {"manager": manager.name, "unit": manager.unit, "path": str(manager.path), "installed": text is not None}
+    if text is None:
+        return found | {"program": None, "say": "not installed"}
+    program = next(iter(manager.command(text)), None)
+    if program is None or shutil.which(program) is None:
+        said = f"{manager.path} starts {program or 'nothing'}, which cannot be run."
+        _find(findings, "error", said, "hapi runner install --now")
+        return found | {"program": program, "say": f"{program or 'its program'} cannot be run"}
+    return found | {"program": program, "say": f"starts {program}"}
 
 
 def processes(config: Config, findings: Findings) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from signal import Signals
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from hapi.clock import iso, now_ms
 from hapi.config import Config
 from hapi.control import Control
 from hapi.errors import EXIT_USER, ErrorCode, HapiError, NotRunning
+from hapi.ids import new_session_id
 from hapi.lifecycle import Phase
 
 STOP_TIMEOUT_S = 30.0
@@ -73,6 +75,9 @@ def stop_session(target: SessionTarget, as_json: Json = False) -> None:  # noqa:
 def send(
     target: SessionTarget,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; - reads it from stdin.")],
+    key: Annotated[
+        str | None, typer.Option("--id", metavar="KEY", help="A key of yours: repeated with it, it is said once.")
+    ] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Say something to a session's agent. Returns once the message is safely on disk."""
@@ -82,7 +87,7 @@ def send(
         raise HapiError(ErrorCode.USAGE, "There is nothing to send.")
     with output.Progress("Sending …") as progress:
         launch.ensure_running(config, progress)
-        reply = Control(config, progress).ask(wire.SendText(target, words), wire.Accepted)
+        reply = Control(config, progress).ask(wire.SendText(target, words, key or new_session_id()), wire.Accepted)
     if as_json:
         output.say_json({"accepted": True} | ({"detail": reply.detail} if reply.detail else {}))
     else:
@@ -102,10 +107,12 @@ def to_json(info: wire.SessionInfo) -> dict[str, Any]:
         "startedAt": iso(info.started_at),
         "namespace": info.namespace,
         "memoryBytes": memory(info),
+        "unknownMessages": info.unknown_messages,
+        "eventsLost": info.events_lost,
     }
     if info.phase is Phase.ENDED:
         answer |= {
-            "reason": info.reason.value if info.reason else None,
+            "reason": info.reason,
             "exitCode": info.exit_code,
             "exitSignal": info.exit_signal,
             "endedAt": None if info.ended_at is None else iso(info.ended_at),
@@ -156,9 +163,20 @@ def _print(found: list[wire.SessionInfo], *, with_namespace: bool) -> None:
     output.table(headings, rows)
 
 
+def end_words(info: wire.SessionInfo) -> str:
+    """Why the session ended, with the signal that did it."""
+    if info.exit_signal is None:
+        return output.clean(info.reason or "")
+    try:
+        name = Signals(info.exit_signal).name
+    except ValueError:
+        name = f"signal {info.exit_signal}"
+    return f"{output.clean(info.reason or '')} ({name})"
+
+
 def _row(info: wire.SessionInfo) -> list[str]:
     ended = info.phase is Phase.ENDED
-    why = f" ({info.reason.value})" if ended and info.reason else ""
+    why = f" ({end_words(info)})" if ended and info.reason else ""
     return [
         info.session_id,
         output.clean(info.agent),

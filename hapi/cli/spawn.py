@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from hapi import ids, launch, settings, wire
+from hapi import files, ids, launch, settings, wire
 from hapi.cli import output
 from hapi.cli.common import Json, examples, load
 from hapi.cli.sessions import to_json
@@ -98,7 +98,7 @@ def spawn(  # noqa: PLR0913, PLR0917 - one parameter per option
         worktree=worktree,
         args=context.meta.get(_AGENT_WORDS, []),
         env=environment(),
-        umask=_umask(),
+        umask=files.own_umask(),
     )
     with output.Progress(f"Starting {output.clean(order.agent)} …") as progress:
         launch.ensure_running(config, progress)
@@ -110,13 +110,6 @@ def spawn(  # noqa: PLR0913, PLR0917 - one parameter per option
         output.say(spawned.info.session_id)
         if spawned.existing:
             output.note("That session was running already; nothing was started.")
-
-
-def _umask() -> int:
-    """Ours, which can only be read by setting it."""
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 def environment() -> dict[str, str]:

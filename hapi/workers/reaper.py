@@ -15,9 +15,11 @@ from pathlib import Path
 import setproctitle
 
 import hapi
-from hapi import clock, config, log, procs, wire
+from hapi import clock, closing, config, log, procs, wire
 from hapi.ids import SESSION_MARK, ProcessId
 from hapi.kin import is_ours
+from hapi.paths import Paths
+from hapi.store import SessionDirectory
 from hapi.workers.link import Link
 
 KILL_DEADLINE_S = 3.0
@@ -28,9 +30,9 @@ logger = logging.getLogger(__name__)
 class Reaper:
     """Watches the sessions that the broker names. `run` ends when the lifeline to the broker breaks."""
 
-    def __init__(self, link: Link, home: Path, heartbeat_s: float) -> None:
+    def __init__(self, link: Link, paths: Paths, heartbeat_s: float) -> None:
         self._link = link
-        self._home = home
+        self._paths = paths
         self._unsent: list[wire.SupervisorGone] = []
         self._heartbeat_s = heartbeat_s
         self._watched: dict[str, tuple[wire.Watched, int | None]] = {}
@@ -38,7 +40,7 @@ class Reaper:
         self._reaping: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serve for ever; cancel to end."""
+        """Serve until the broker has another reaper; cancel to end sooner."""
         loop = asyncio.get_running_loop()
         loop.call_soon(self._beat, loop)
         while True:
@@ -52,6 +54,9 @@ class Reaper:
                     self._tell(gone)
             elif isinstance(body, wire.Unwatch) and body.session_id in self._watched:
                 self._ended.add(body.session_id)
+            elif isinstance(body, wire.Refused):
+                logger.warning("turned away: %s", body.reason)
+                return
 
     def _watch(self, watched: wire.Watched) -> None:
         known = self._watched.get(watched.session_id)
@@ -86,15 +91,20 @@ class Reaper:
         task.add_done_callback(self._reaping.discard)
 
     async def _clean_up(self, watched: wire.Watched) -> None:
-        """End what a dead supervisor left behind, then tell the broker. At most KILL_DEADLINE_S."""
-        left = await asyncio.to_thread(_left_behind, watched, self._home)
+        """End what a dead supervisor left behind, bring its journal to an end, then tell the broker.
+
+        At most KILL_DEADLINE_S, and what `closing.close` takes.
+        """
+        left = await asyncio.to_thread(_left_behind, watched, self._paths.home)
         for process in left:
             procs.send_signal(process, signal.SIGKILL)
         survivors = await _wait_gone(left, KILL_DEADLINE_S)
         logger.info("supervisor of %s ended; killed %d left behind", watched.session_id, len(left))
+        unknown = await asyncio.to_thread(closing.close, SessionDirectory(self._paths.session(watched.session_id)))
         gone = wire.SupervisorGone(
             session_id=watched.session_id,
             process=watched.supervisor,
+            unknown_messages=unknown,
             reaped=len(left) - len(survivors),
             survivors=[process.pid for process in survivors],
         )
@@ -170,7 +180,7 @@ async def _serve(settings: config.Config, lifeline: int) -> None:
         return wire.Hello(name=wire.REAPER, process=procs.own_identity(), version=hapi.__version__)
 
     link = Link(settings.paths.bus_endpoint, wire.REAPER, wire.FOR_REAPER, hello)
-    work = asyncio.create_task(Reaper(link, settings.home, settings.heartbeat_interval_ms / 1000).run(), name="reaper")
+    work = asyncio.create_task(Reaper(link, settings.paths, settings.heartbeat_interval_ms / 1000).run(), name="reaper")
     asyncio.get_running_loop().add_reader(lifeline, work.cancel)
     try:
         await work

@@ -82,6 +82,18 @@ class Runner:
         assert check is None or done.code == check, f"hapi {' '.join(arguments)}: {done!r}"
         return done
 
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin `hapi ARGUMENTS`; its output is dropped."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "hapi", *arguments],
+            env=self.environment,
+            cwd=self.project,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
     def settings(self, **values: Any) -> None:
         """Set keys of settings.json."""
         path = self.home / "settings.json"

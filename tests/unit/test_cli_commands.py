@@ -8,6 +8,7 @@ import pytest
 
 from hapi import config, wire
 from hapi.cli import app, spawn
+from hapi.ids import session_id
 from hapi.lifecycle import Phase
 from tests.unit.test_cli_fake import SESSION, FakeBroker, ended, session, status
 
@@ -60,6 +61,8 @@ def test_list_as_json_is_the_contract(hapi, paths):
         "startedBy": "runner",
         "startedAt": "2023-11-14T22:13:20.000Z",
         "namespace": "default",
+        "unknownMessages": 0,
+        "eventsLost": 0,
     }
     assert broker.asked == [wire.ListSessions(ended=False)]
 
@@ -255,7 +258,10 @@ def test_send(hapi, paths, monkeypatch):
     with FakeBroker(paths, answers(SendText=wire.Accepted())) as broker:
         code, out, err = hapi("send", "1f0c", "run the tests")
         assert (code, out, err) == (0, "", "Sent.\n")
-        assert broker.asked[-1] == wire.SendText("1f0c", "run the tests")
+        first = broker.asked[-1]
+        assert (first.target, first.text) == ("1f0c", "run the tests")
+        hapi("send", "1f0c", "run the tests", "--id", "k1")
+        assert (broker.asked[-1].id, first.id) == ("k1", session_id(first.id))
         assert hapi("send", "1f0c", "  ")[0] == 2
 
 
@@ -334,7 +340,7 @@ COMMANDS = [
     ["doctor", "clean"],
     *[["auth", name] for name in ("login", "status", "logout")],
     *[["runner", name] for name in ("start", "start-sync", "stop", "restart", "status", "logs")],
-    *[["runner", name] for name in ("list", "spawn", "stop-session")],
+    *[["runner", name] for name in ("list", "spawn", "stop-session", "install", "uninstall")],
 ]
 
 

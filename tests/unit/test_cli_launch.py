@@ -258,6 +258,6 @@ def test_start_sync_becomes_the_runner(hapi, monkeypatch):
 def test_a_checkout_finds_its_way_back(monkeypatch):
     monkeypatch.setattr(sys, "path", [str(ROOT), "/usr/lib/python3"])
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    assert launch._environment()["PYTHONPATH"] == f"{ROOT}:/elsewhere"
+    assert launch.environment()["PYTHONPATH"] == f"{ROOT}:/elsewhere"
     monkeypatch.setattr(sys, "path", ["/venv/bin", str(ROOT)])
-    assert launch._environment()["PYTHONPATH"] == "/elsewhere"
+    assert launch.environment()["PYTHONPATH"] == "/elsewhere"

@@ -9,9 +9,11 @@ from hapi import wire
 from hapi.broker.adoption import GRACE_S
 from hapi.broker.core import SHUTDOWN_DEADLINE_S, Core, CoreSettings
 from hapi.broker.effects import Answer, CloseRecord, ForkSession, Quit, ReplyTo, Send, WriteReport
+from hapi.broker.losses import OPEN_S
 from hapi.broker.reattach import Facts, Record
+from hapi.broker.restarts import AT_ONCE
 from hapi.broker.spawns import MAX_PENDING, STOP_DEADLINE_S
-from hapi.ids import ProcessId, new_session_id
+from hapi.ids import NOBODY, ProcessId, new_session_id
 from hapi.lifecycle import EndReason, Phase
 
 ID = "1f0c22ab-0000-4000-8000-000000000001"
@@ -503,12 +505,42 @@ def test_a_supervisor_that_is_gone_ends_its_session(core):
     core.request(cli(), wire.StopSession(ID), T)
     effects = tell(core, "reaper", gone())
     lost = info(phase=Phase.ENDED, reason=EndReason.SUPERVISOR_LOST, ended_at=MS)
-    assert CloseRecord(lost) in effects
+    assert not any(isinstance(effect, CloseRecord) for effect in effects)
+    assert core.tick(T + OPEN_S) == [CloseRecord(lost)]
     assert Send(b"hub", "hub", wire.SessionLost(lost)) in effects
     assert answers(effects) == [(1, wire.SessionStopped("already_gone", ID))]
     assert (core.sessions.live, core.peers.named(NAME)) == ({}, None)
     assert core.counters["supervisors_lost"] == 1
     assert tell(core, "reaper", gone()) == []
+    assert bodies(greet(core, "hub", b"hub2"), wire.SessionLost) == [wire.SessionLost(lost)]
+
+
+def lose(core):
+    """A session whose supervisor died under the running broker."""
+    running(core)
+    greet(core, "reaper")
+    tell(core, "reaper", gone())
+
+
+@pytest.mark.parametrize(("source", "closed"), [("hapi-cli", 1), ("hapi-app", 1), ("os-signal", 0)])
+def test_a_loss_is_on_record_when_the_runner_stops_unless_the_machine_does(core, source, closed):
+    lose(core)
+    effects = core.stop_runner(source, T + 1)
+    assert len([effect for effect in effects if isinstance(effect, CloseRecord)]) == closed
+
+
+def test_a_lost_session_that_is_continued_is_closed_first(core):
+    lose(core)
+    effects = core.request(cli(), order(existing=True), T)
+    assert [type(effect) for effect in effects] == [CloseRecord, ForkSession]
+    assert not any(isinstance(effect, CloseRecord) for effect in core.tick(T + OPEN_S))
+
+
+def test_the_unknown_messages_of_a_lost_session_are_counted(core):
+    running(core)
+    greet(core, "reaper")
+    tell(core, "reaper", wire.SupervisorGone(session_id=ID, process=SUPERVISOR, unknown_messages=1))
+    assert core.sessions.ended[ID].unknown_messages == 1
 
 
 def test_an_old_generation_that_is_gone_ends_nothing(core):
@@ -680,8 +712,9 @@ def test_one_connection_has_one_name(core):
 
 SILENT = Facts(readable=True, supervisor_alive=True)
 DEAD = Facts(readable=True, supervisor_alive=False)
-REBOOTED = Facts(readable=True, same_boot=False)
+REBOOTED = Facts(readable=True, same_boot=False, interrupted=True)
 UNREADABLE = Facts(readable=False)
+DAMAGED = Facts(readable=False, damaged=True)
 
 
 def test_every_record_gets_a_verdict(core):
@@ -692,21 +725,25 @@ def test_every_record_gets_a_verdict(core):
         Record(ID, info(), SILENT),
         Record(OTHER, info(OTHER), SILENT),
         Record(dead, info(dead), DEAD),
-        Record(rebooted, info(rebooted, Phase.WORKING), REBOOTED),
+        Record(rebooted, info(rebooted, Phase.STARTING), Facts(readable=True, same_boot=False)),
         Record(unreadable, None, UNREADABLE),
+        Record(THIRD, info(THIRD, supervisor=None), DAMAGED),
     ]
     effects = core.adopt(records, T, MS)
     closed = {effect.info.session_id: effect.info.reason for effect in effects if isinstance(effect, CloseRecord)}
-    assert closed == {dead: EndReason.SUPERVISOR_LOST, rebooted: EndReason.MACHINE_REBOOTED}
-    assert core.adoption.verdicts == {"ended": 2, "quarantined": 1}
+    lost = EndReason.SUPERVISOR_LOST
+    assert closed == {dead: lost, THIRD: lost, rebooted: EndReason.MACHINE_REBOOTED}
+    assert core.adoption.verdicts == {"ended": 4, "quarantined": 1}
     assert core.next_deadline() == T + GRACE_S
     greet(core, NAME, info=info())
     assert core.adoption.verdicts["adopted"] == 1
     assert core.tick(T + GRACE_S) == []
-    assert core.adoption.verdicts == {"ended": 2, "quarantined": 2, "adopted": 1}
+    assert core.adoption.verdicts == {"ended": 4, "quarantined": 2, "adopted": 1}
+    assert sum(core.adoption.verdicts.values()) == len(records)
+    assert any("2 session records" in warning for warning in core.warnings())
     assert core.next_deadline() is None
     assert set(core.sessions.live) == {ID, OTHER}
-    assert set(core.sessions.ended) == {ended, dead, rebooted}
+    assert set(core.sessions.ended) == {ended, dead, rebooted, THIRD}
 
 
 def test_who_speaks_after_the_grace_is_heard(core):
@@ -714,15 +751,105 @@ def test_who_speaks_after_the_grace_is_heard(core):
     core.tick(T + GRACE_S)
     assert bodies(greet(core, NAME, info=info(phase=Phase.WORKING)), wire.Welcome)
     assert core.sessions.live[ID].phase is Phase.WORKING
+    assert core.adoption.verdicts == {"adopted": 1, "quarantined": 0}
+    assert core.warnings() == []
     assert bodies(core.request(cli(), wire.StopSession(ID), T), wire.StopSession)
 
 
 def test_what_a_dead_supervisor_left_is_given_to_the_reaper(core):
-    core.adopt([Record(ID, info(), DEAD), Record(OTHER, info(OTHER), REBOOTED)], T, MS)
+    core.adopt([Record(ID, info(), DEAD), Record(OTHER, info(OTHER, supervisor=None), DAMAGED)], T, MS)
+    assert bodies(greet(core, "hub"), wire.SessionLost) == []
     (watch,) = bodies(greet(core, "reaper"), wire.Watch)
-    assert watch.sessions == [wire.Watched(session_id=ID, supervisor=SUPERVISOR, agent=AGENT)]
-    tell(core, "reaper", gone())
+    nobody = wire.Watched(session_id=OTHER, supervisor=NOBODY, agent=AGENT)
+    assert watch.sessions == [wire.Watched(session_id=ID, supervisor=SUPERVISOR, agent=AGENT), nobody]
+    (told,) = bodies(tell(core, "reaper", gone()), wire.SessionLost)
+    assert (told.info.session_id, told.info.reason) == (ID, EndReason.SUPERVISOR_LOST)
+    tell(core, "reaper", wire.SupervisorGone(session_id=OTHER, process=NOBODY, unknown_messages=1))
+    assert core.sessions.ended[OTHER].unknown_messages == 1
     assert bodies(greet(core, "reaper"), wire.Watch)[0].sessions == []
+
+
+@pytest.mark.parametrize(("untold", "age_ms", "sent"), [(True, 0, 1), (False, 0, 0), (True, 8 * 86_400_000, 0)])
+def test_an_end_that_the_hub_has_not_heard_of_is_told_again(core, untold, age_ms, sent):
+    ended = info(phase=Phase.ENDED, ended_at=MS - age_ms)
+    core.adopt([Record(ID, ended, Facts(readable=True), untold=untold)], T, MS)
+    for connector in (b"one", b"two"):
+        assert len(bodies(greet(core, "hub", connector), wire.SessionLost)) == sent
+
+
+# ------------------------------------------------------------------------------------------------ after a reboot
+
+
+def reboot(core, *session_ids):
+    """Records of another boot; what the broker does about them at once."""
+    core.adopt([Record(key, info(key, Phase.WORKING, native_id="n"), REBOOTED) for key in session_ids], T, MS)
+    return core.tick(T)
+
+
+def test_what_went_down_with_the_machine_is_started_again(core):
+    assert reboot(core, ID) == [ForkSession(ID)]
+    assert core.adoption.verdicts == {"restarted": 1}
+    assert core.sessions.live[ID].phase is Phase.STARTING
+    (welcome,) = bodies(greet(core, NAME), wire.Welcome)
+    assert welcome.order == order(existing=True)
+    tell(core, NAME, wire.SessionChanged(info(generation=2)))
+    assert core.sessions.live[ID].phase is Phase.IDLE
+    assert (core.spawns.pending, core.tick(T)) == ({}, [])
+
+
+def test_a_few_are_started_at_a_time(core):
+    keys = [new_session_id() for _ in range(AT_ONCE + 2)]
+    assert len(reboot(core, *keys)) == AT_ONCE
+    assert core.tick(T) == []
+    assert core.next_deadline() > T
+    for key in list(core.spawns.pending):
+        greet(core, wire.session_peer(key))
+        tell(core, wire.session_peer(key), wire.SessionChanged(info(key, generation=2)))
+    assert core.next_deadline() == 0
+    assert len(core.tick(T)) == 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stop_wins_over_the_restart(core, begun):
+    keys = [new_session_id() for _ in range(AT_ONCE)]
+    reboot(core, *([ID] if begun else [*keys, ID]))
+    effects = core.request(cli(), wire.StopSession(ID), T)
+    if begun:
+        effects = greet(core, NAME)
+        assert bodies(effects, wire.Refused)
+    assert (1, wire.SessionStopped("stopped", ID, "before_start")) in answers(effects)
+    (closed,) = [effect.info for effect in effects if isinstance(effect, CloseRecord)]
+    assert (closed.phase, closed.reason) == (Phase.ENDED, EndReason.STOPPED_BY_USER)
+    assert (ID in core.sessions.live, ID in core.spawns.pending) == (False, False)
+
+
+def test_a_restart_that_fails_ends_the_session_with_the_reason(core):
+    reboot(core, ID)
+    effects = core.child_ended(ID, 77, 1)
+    (closed,) = [effect.info for effect in effects if isinstance(effect, CloseRecord)]
+    assert closed.reason == EndReason.MACHINE_REBOOTED
+    assert "before it was ready" in closed.detail
+    reboot(core, OTHER)
+    assert any(isinstance(effect, CloseRecord) for effect in core.nursery_lost())
+
+
+def test_a_runner_that_stops_restarts_nothing_more(core):
+    reboot(core, *[new_session_id() for _ in range(AT_ONCE + 1)])
+    core.stop_runner("hapi-cli", T)
+    core.spawns.pending.clear()
+    assert core.tick(T) == []
+
+
+def test_of_two_workers_of_one_name_the_older_is_sent_away(core):
+    for name in ("hub", "reaper"):
+        greet(core, name, b"old-" + name.encode())
+        effects = core.hello(b"new-" + name.encode(), hello(name, AGENT), T)
+        (refused,) = [
+            effect for effect in effects if isinstance(effect, Send) and isinstance(effect.body, wire.Refused)
+        ]
+        assert refused.identity == b"old-" + name.encode()
+        assert core.peers.named(name).process == AGENT
+        assert bodies(greet(core, name, b"new-" + name.encode(), process=AGENT), wire.Refused) == []
 
 
 def test_a_thousand_records(core):

@@ -41,6 +41,10 @@ INFO = wire.SessionInfo(
     model="opus",
     permission_mode="plan",
     version="1.2.3",
+    effort="high",
+    worktree=wire.WorktreeInfo("/home/u/p", "hapi-fix", "fix", "/home/u/p-worktrees/fix", AT),
+    unknown_messages=1,
+    events_lost=2,
 )
 REQUEST = wire.PermissionRequest(
     request_id="call-1", tool="Bash", arguments={"command": "ls"}, created_at=AT, tool_call_id="call-1"
@@ -101,7 +105,7 @@ MESSAGES = (
     wire.ListSessions(ended=True),
     ORDER,
     wire.StopSession("1f0c", "hub"),
-    wire.SendText("1f0c", "hello"),
+    wire.SendText("1f0c", "hello", "k1"),
     wire.StopRunner("os-signal"),
     wire.Status(
         pid=1,
@@ -132,7 +136,7 @@ MESSAGES = (
     wire.Beat(),
     wire.SessionChanged(INFO),
     wire.SpawnFailed(session_id=SESSION, failure=FAILURE),
-    wire.SupervisorGone(session_id=SESSION, process=PROCESS, reaped=2, survivors=[9]),
+    wire.SupervisorGone(session_id=SESSION, process=PROCESS, reaped=2, survivors=[9], unknown_messages=1),
     wire.Heartbeat(at=AT, installed_version="1.2.4"),
     HUB,
     wire.Welcome(
@@ -178,6 +182,7 @@ MESSAGES = (
         models=[CHOICE],
         modes=[CHOICE],
         config={"k": "v"},
+        last_seq=7,
     ),
     wire.Events([EVENT]),
     wire.LiveReasoning("thought-1", "h"),

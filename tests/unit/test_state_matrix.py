@@ -134,7 +134,7 @@ def test_trap_24_the_report_at_every_byte(home):
     for content in faults(sound):
         put(home.state, content)
         assert status.last_known(_config(home)) is None
-        assert launch._recorded_roots(home) == []
+        assert launch.recorded_roots(home) == []
         assert "was damaged" in report.set_aside_if_damaged(home.state)
         assert (home.state.exists(), taken_back(home.state)) == (False, [content])
         assert report.write(home.state, REPORT) is None
@@ -145,12 +145,12 @@ def test_the_report_of_a_newer_version_and_what_is_none(home):
     put(home.state, changed(home.state.read_bytes(), workers="many", colour="red"))
     assert report.set_aside_if_damaged(home.state) is None
     assert status.last_known(_config(home))["colour"] == "red"
-    assert launch._recorded_roots(home) == ["/ü"]
+    assert launch.recorded_roots(home) == ["/ü"]
     for make in KINDS.values():
         put(home.state, None)
         make(home.state)
         assert status.last_known(_config(home)) is None
-        assert launch._recorded_roots(home) == []
+        assert launch.recorded_roots(home) == []
         report.set_aside_if_damaged(home.state)
         assert report.write(home.state, REPORT) is None
         assert status.last_known(_config(home))["pid"] == 1
@@ -191,7 +191,7 @@ def directory(tmp_path):
 
 
 def found_at_start(directory):
-    (record,) = scan(directory.path.parent)
+    (record,) = scan(directory.path.parent, "default")
     return record
 
 
@@ -274,9 +274,9 @@ def test_a_generation_is_never_used_twice(directory, fault):
 
 
 def test_what_a_person_is_told_of_records(directory):
-    assert troubles(scan(directory.path.parent)) == []
+    assert troubles(scan(directory.path.parent, "default")) == []
     for number in range(7):
         (directory.path.parent / f"{number}-is-empty").mkdir()
-    (said,) = troubles(scan(directory.path.parent))
+    (said,) = troubles(scan(directory.path.parent, "default"))
     assert said.startswith("7 session records cannot be read: 0-is-empty (missing), 1-is-empty (missing)")
     assert said.endswith("and 2 more")

@@ -92,7 +92,7 @@ def end_word(info: wire.SessionInfo) -> EndWord:
     """Why the session ended, in the hub's words."""
     if was_stopped(info):
         return "terminated"
-    if info.reason is EndReason.COMPLETED or (info.reason is EndReason.AGENT_EXITED and not info.exit_code):
+    if info.reason == EndReason.COMPLETED or (info.reason == EndReason.AGENT_EXITED and not info.exit_code):
         return "completed"
     return "error"
 

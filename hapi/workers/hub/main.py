@@ -34,8 +34,8 @@ async def _serve(settings: config.Config, lifeline: int) -> None:
     asyncio.get_running_loop().add_reader(lifeline, work.cancel)
     try:
         await work
-    except asyncio.CancelledError:
-        logger.info("the broker is gone; so am I")
+    except asyncio.CancelledError as ended:
+        logger.info("ended: %s", *(ended.args or ("the broker is gone",)))
     except HapiError as error:
         logger.error("%s %s", error.message, error.hint)  # noqa: TRY400 - the words say it all
         link.send(wire.BROKER, wire.HubStatus(url=settings.api_url, reason=error.message))

@@ -36,6 +36,11 @@ class Outbox:
         self._wanted: int | None = None
 
     @property
+    def delivered(self) -> int:
+        """The number of the newest event that the hub has confirmed to us."""
+        return self._delivered
+
+    @property
     def empty(self) -> bool:
         """Whether the hub has all that the session gave us."""
         return not self._queue

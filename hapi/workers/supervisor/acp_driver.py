@@ -73,11 +73,13 @@ class AcpDriver:
             raise HapiError(ErrorCode.AGENT_TIMEOUT, message, tail) from None
         return self._opened
 
-    async def prompt(self, blocks: list[dict[str, Any]]) -> dict[str, Any]:
+    async def prompt(self, blocks: list[dict[str, Any]], on_sent: Callable[[], None]) -> dict[str, Any]:
         """Run one turn and return the agent's answer; takes as long as it takes.
 
-        Raises HapiError(agent_failed) with the agent's words when it refuses, or when its process ends.
+        `on_sent` is called when the agent's pipe has the prompt. Raises HapiError(agent_failed) with the agent's words
+        when it refuses, or when its process ends.
         """
+        self.transport.on_prompt_sent = on_sent
         params = {"sessionId": self._native_id, "prompt": blocks}
         return await self._or_exit(self._request(AGENT_METHODS["session_prompt"], params))
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 _UPDATE = "session/update"
+_PROMPT = "session/prompt"
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,19 @@ class AgentTransport:
         self._writer = writer
         self._on_update = on_update
         self._writing = asyncio.Lock()
+        self.on_prompt_sent: Callable[[], None] | None = None
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Write one message; waits while the agent does not read. Raises OSError when it is gone."""
+        """Write one message; waits while the agent does not read. Raises OSError when it is gone.
+
+        `on_prompt_sent` is called once, when the next prompt is in the agent's pipe.
+        """
         async with self._writing:
             self._writer.write(msgspec.json.encode(message) + b"\n")
             await self._writer.drain()
+        if message.get("method") == _PROMPT and self.on_prompt_sent is not None:
+            told, self.on_prompt_sent = self.on_prompt_sent, None
+            told()
 
     async def receive(self) -> dict[str, Any] | None:
         """The next request or response; None at the end of the stream."""

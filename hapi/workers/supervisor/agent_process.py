@@ -201,6 +201,7 @@ class AgentProcess:
         process, loop = self._process, self._loop
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self.reader), _pipe(process.stdout))
         transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, _pipe(process.stdin))
+        transport.set_write_buffer_limits(0)  # `drain` returns when all is in the pipe
         self.writer = asyncio.StreamWriter(transport, protocol, None, loop)
         await loop.connect_read_pipe(lambda: _StderrSink(self._take_stderr, self._stderr_closed), _pipe(process.stderr))
 

@@ -25,11 +25,12 @@ from hapi.workers.link import Link
 from hapi.workers.supervisor import title
 from hapi.workers.supervisor.agent_process import become_subreaper
 from hapi.workers.supervisor.session import Session
-from hapi.workers.supervisor.start import Starter, first_info
+from hapi.workers.supervisor.start import Starter, continued, first_info
 
 WELCOME_DEADLINE_S = 10.0
 FAREWELL_S = 3.0
 DETAIL_LIMIT = 4_000
+CLAIM_PATIENCE_S = 3.0  # the record of a dead supervisor may be in the middle of being closed
 FAREWELL_OFFLINE_S = 0.2  # the connector has been handed the last words, and tells the hub when it can
 _REASONS = {"user": EndReason.STOPPED_BY_USER, "hub": EndReason.STOPPED_FROM_HUB}
 
@@ -50,6 +51,7 @@ class Supervisor:
         self._journal: Journal | None = None
         self._starting: asyncio.Task[None] | None = None
         self._stopped_early: EndReason | None = None
+        self._rebooted = False
         self._hub = False
         self._hub_online = False
         self._done = asyncio.Event()
@@ -86,9 +88,17 @@ class Supervisor:
         )
 
     def _terminated(self) -> None:
-        """SIGTERM: nobody said that the session is not wanted, but its agent must not outlive us."""
+        """SIGTERM: the machine shuts down, most likely. The agent must not outlive us; the record stays open."""
         logger.warning("SIGTERM")
-        self._spawn_task(self._stop(wire.Header(self._link.name, self._link.name), EndReason.SUPERVISOR_LOST))
+        self._spawn_task(self._release())
+
+    async def _release(self) -> None:
+        if self._session is not None:
+            await self._session.release()
+        elif self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        self._done.set()
 
     def _give_up(self) -> None:
         if self._info is None:
@@ -134,7 +144,7 @@ class Supervisor:
             case wire.UserMessage():
                 session.receive(body)
             case wire.SendText():
-                session.say(body.text)
+                session.say(body)
             case wire.RetryMessage():
                 session.retry(body.message)
             case wire.CancelMessage():
@@ -176,7 +186,7 @@ class Supervisor:
 
     async def _start(self, order: wire.Spawn, info: wire.SessionInfo, starter: Starter) -> None:
         try:
-            journal = self._journal = self._claim(order, info)
+            order, journal = self._claim(order, info)
             started = await starter.run(order, info)
         except HapiError as error:
             if self._stopped_early is None:
@@ -193,29 +203,51 @@ class Supervisor:
         self._session.go()
         self._spawn_task(self._finish_with(self._session))
 
-    def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> Journal:
-        """Become the one writer of the session's directory. Raises HapiError when another supervisor is."""
+    def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> tuple[wire.Spawn, Journal]:
+        """Become the one writer of the session's directory; the order, with what the record adds to it, and the journal.
+
+        Raises HapiError when another supervisor holds the directory, or the disk refuses.
+        """
         try:
             self._directory.create()
-            if not self._lock.acquire(f"{self._process.pid}\n"):
+            if not self._lock.acquire(f"{self._process.pid}\n", CLAIM_PATIENCE_S):
                 raise HapiError(ErrorCode.ALREADY_RUNNING, "Another supervisor holds the session's directory.")
             log.set_up(self._directory.log)
             info.generation = self._directory.last_generation() + 1
+            previous = self._last_record()
+            if previous is not None and order.existing:
+                self._rebooted = previous.phase is not Phase.ENDED
+                order = continued(order, info, previous, self._first_order() if self._rebooted else None)
             self._directory.write_spec(order)
-            journal = Journal(self._directory.journal, info.generation)
+            journal = self._journal = Journal(self._directory.journal, info.generation)
             self._directory.write_state(info)
+            self._directory.promise(info.generation)
         except OSError as error:
             message = f"Cannot write {error.filename or self._directory.path}: {error.strerror}"
             raise HapiError(ErrorCode.DISK, message, "Is the disk full, or is that not yours?") from None
         title.show(info)
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(info)))
-        return journal
+        return order, journal
+
+    def _first_order(self) -> wire.Spawn | None:
+        try:
+            return self._directory.read_spec()
+        except HapiError as error:
+            logger.warning("the session is continued without its first order: %s", error.message)
+            return None
+
+    def _last_record(self) -> wire.SessionInfo | None:
+        try:
+            return self._directory.read_state()
+        except HapiError:
+            return None  # a new session, or a record that the broker has put aside
 
     def _failed(self, info: wire.SessionInfo, error: HapiError) -> None:
         """The session never became ready: say why, to whoever asked and on the record."""
         logger.warning("spawn failed: %s %s", error.message, error.hint)
         info.phase, info.ended_at = Phase.ENDED, now_ms()
-        info.reason = self._stopped_early or EndReason.SPAWN_FAILED
+        failed_as = EndReason.MACHINE_REBOOTED if self._rebooted else EndReason.SPAWN_FAILED
+        info.reason = self._stopped_early or failed_as
         info.detail = f"{error.message}\n{error.hint}".strip()[:DETAIL_LIMIT]
         if error.code is not ErrorCode.ALREADY_RUNNING:
             try:

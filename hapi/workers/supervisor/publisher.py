@@ -59,8 +59,13 @@ class Publisher:
         if self._journal.size > JOURNAL_LIMIT_BYTES:
             raise OSError(errno.EFBIG, "the hub has been away for too long: the journal is full")
         self._journal.emit(event, now_ms())
-        self._all_delivered.clear()
-        self._loop.call_soon(self._pump)
+        self.push()
+
+    def push(self) -> None:
+        """The journal has events that may be new to the hub: send them soon."""
+        if self._journal.state.unconfirmed:
+            self._all_delivered.clear()
+            self._loop.call_soon(self._pump)
 
     def live(self, block: str, text: str) -> None:
         """Thinking as it grows; lost without harm."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from signal import SIGKILL
+from typing import Any, Literal
 
 import msgspec
 
 from hapi import wire
 from hapi.clock import monotonic, now_ms
+from hapi.closing import cut_turn, quote
 from hapi.errors import HapiError
 from hapi.ids import new_session_id
 from hapi.journal import Journal
@@ -21,8 +23,9 @@ from hapi.store import SessionDirectory
 from hapi.workers.link import Link
 from hapi.workers.supervisor import title
 from hapi.workers.supervisor.acp_events import Turn, usage
-from hapi.workers.supervisor.agent_process import AgentProcess
+from hapi.workers.supervisor.agent_process import AgentProcess, Exit
 from hapi.workers.supervisor.asking import Asking
+from hapi.workers.supervisor.memory import MemoryWatch
 from hapi.workers.supervisor.publisher import Publisher
 from hapi.workers.supervisor.start import Started
 
@@ -52,13 +55,13 @@ class Session:
         self._link = link
         self._directory = directory
         self._journal = journal
-        self._effort = started.order.effort
         self._publisher = Publisher(link, journal, self.snapshot)
         self._queued = asyncio.Event()
         self._turn_over = asyncio.Event()
         self._stopping: asyncio.Task[wire.SessionStopped] | None = None
         self._live_at = 0.0
         self._disk_wait_s = DISK_WAIT_S
+        self._memory = MemoryWatch()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # ------------------------------------------------------------------------------------------------- its life
@@ -66,6 +69,7 @@ class Session:
     def go(self) -> None:
         """The agent is ready: announce it and begin to serve."""
         self._started.route(self.on_update, self._ask)
+        self._count_unknown("The session was continued; the turn that ran before was cut.")
         if self._journal.state.queue:
             self._queued.set()
         for note in self._started.notes:
@@ -106,8 +110,46 @@ class Session:
             self._stopping = None
             return self._tell_stopped(wire.SessionStopped("still_alive", self.info.session_id, rung, survivors))
         result = self._tell_stopped(wire.SessionStopped("stopped", self.info.session_id, rung))
+        self._count_unknown("The session was stopped; the turn that ran was cut.")
+        self._give_back_queue()
         self._end(reason)
         return result
+
+    async def release(self) -> None:
+        """End the agent and all it started, and leave the record open: the machine shuts down, nobody stopped us.
+
+        The next boot starts the session again; in this boot the reaper closes it. Bounded as `stop` is.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._release(), name="release")
+        await asyncio.shield(self._stopping)
+
+    async def _release(self) -> wire.SessionStopped:
+        if self.lifecycle.phase in BUSY:
+            await self._cancel()
+            await self._wait_turn_over()
+        rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
+        status: Literal["stopped", "still_alive"] = "still_alive" if survivors else "stopped"
+        return wire.SessionStopped(status, self.info.session_id, rung, survivors)
+
+    def _give_back_queue(self) -> None:
+        """A person ended the session: what still waits for the agent will not run, and is said."""
+        waiting = list(self._journal.state.queue.values())
+        for message in waiting:
+            try:
+                self._journal.removed(message.id)
+            except OSError as error:
+                logger.error("cannot journal: %s", error)  # noqa: TRY400
+                return
+            self._emit(wire.Note(f"This message was not given to the agent: {quote(message.text)}", is_error=True))
+
+    def _count_unknown(self, why: str) -> None:
+        """The turn that is open on record will not go on: say so, and whether the agent has its message is unknown."""
+        try:
+            self.info.unknown_messages += cut_turn(self._journal, why)
+        except OSError as error:
+            logger.error("cannot journal: %s", error)  # noqa: TRY400
+        self._publisher.push()
 
     def _tell_stopped(self, result: wire.SessionStopped) -> wire.SessionStopped:
         """The broker hears how a stop went before it hears that the session has ended."""
@@ -121,13 +163,13 @@ class Session:
             return
         tail = await self._agent.stderr_tail()
         await self._agent.stop(skip_eof=True)
-        crashed = exit_.signal is not None
-        reason = EndReason.AGENT_CRASHED if crashed else EndReason.AGENT_EXITED
+        reason = end_reason(exit_, busy=self._journal.state.turn_open, out_of_memory=self._memory.ran_out())
         self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
         self.asking.cancel_all("The agent ended")
         for event in self._turn.finish("cancelled"):
             self._emit(event)
-        self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=crashed or bool(exit_.code)))
+        self._count_unknown("The agent ended in the middle of its turn.")
+        self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=reason is not EndReason.COMPLETED))
         self._end(reason, f"{exit_.words()}\n{tail}".strip())
 
     def _end(self, reason: EndReason, detail: str | None = None) -> None:
@@ -151,25 +193,35 @@ class Session:
         """Put a person's message on disk and in the queue; one we know already changes nothing. Raises OSError."""
         if self._journal.received(message):
             self._queued.set()
-        elif message.local_id and self._journal.state.fates.get(message.id) == "taken":
+        elif message.local_id and self._with_agent(message.id):
             self._emit(wire.Consumed([message.local_id]))  # the hub asks again: it missed the first answer
+
+    def _with_agent(self, message_id: str) -> bool:
+        """Whether that message is known to have reached the agent."""
+        in_flight = self._journal.state.in_flight
+        taken = self._journal.state.fates.get(message_id) == "taken"
+        return taken and (in_flight is None or in_flight.id != message_id)
 
     def retry(self, message: wire.UserMessage) -> None:
         """Queue a message again that the user chose to retry. Raises OSError."""
         self._journal.requeue(message)
         self._queued.set()
 
-    def say(self, text: str) -> None:
-        """A person on this machine says something: the hub is shown it, the agent gets it. Raises OSError."""
-        self.receive(wire.UserMessage(id=new_session_id(), text=text, created_at=now_ms()))
-        self._emit(wire.UserText(text))
+    def say(self, said: wire.SendText) -> None:
+        """A person on this machine says something: the hub is shown it, the agent gets it; once. Raises OSError."""
+        message = wire.UserMessage(id=said.id or new_session_id(), text=said.text, created_at=now_ms())
+        if self._journal.received(message):
+            self._emit(wire.UserText(said.text))
+            self._queued.set()
 
     def take_back(self, message: wire.CancelMessage) -> wire.MessageFate:
         """Whether a queued message can still be taken back; does so if it can. Raises OSError."""
         if self._journal.removed(message.id):
             return wire.MessageFate("removed")
-        if self._journal.state.fates.get(message.id) == "taken":
+        if self._with_agent(message.id):
             return wire.MessageFate("consumed")
+        if self._journal.state.fates.get(message.id) == "taken":
+            return wire.MessageFate("in_flight")
         self._journal.refuse(message.id)  # it may still be on its way to us
         return wire.MessageFate("removed")
 
@@ -222,13 +274,11 @@ class Session:
 
     async def _run_turn(self, message: wire.UserMessage) -> None:
         self.info.detail = None
-        if message.local_id:
-            self._emit(wire.Consumed([message.local_id]))
         self._turn_over.clear()
         self._move(Phase.WORKING)
         stop_reason = "error"
         try:
-            answer = await self._driver.prompt(_blocks(message))
+            answer = await self._driver.prompt(_blocks(message), lambda: self._consumed(message))
             stop_reason = str(answer.get("stopReason") or "end_turn")
             self._finish_turn(stop_reason)
             for event in usage(answer, self.info.model):
@@ -242,6 +292,10 @@ class Session:
         more = bool(self._journal.state.queue)
         self._emit(wire.TurnEnded(stop_reason, more))
         self._move(Phase.IDLE)
+
+    def _consumed(self, message: wire.UserMessage) -> None:
+        """The agent's pipe has the message; on record even when the hub has no name for it."""
+        self._emit(wire.Consumed([message.local_id] if message.local_id else []))
 
     def _finish_turn(self, stop_reason: str) -> None:
         for event in self._turn.finish(stop_reason):
@@ -293,7 +347,7 @@ class Session:
                 and value
                 and await self._driver.set_effort(value, self._started.options[1])
             ):
-                self._effort = applied[key] = value
+                self.info.effort = applied[key] = value
         self._announce()
         return wire.Configured(applied)
 
@@ -312,14 +366,15 @@ class Session:
         started = self._started
         return wire.Snapshot(
             info=self.info,
-            effort=self._effort,
+            effort=self.info.effort,
             requests=self.asking.open,
             outcomes=self.asking.outcomes,
-            worktree=started.worktree,
+            worktree=self.info.worktree,
             commands=self._turn.commands or [],
             models=started.opened.models,
             modes=started.opened.modes,
             config=started.order.config,
+            last_seq=next(reversed(self._journal.state.unconfirmed), 0),
         )
 
     def _asking_changed(self) -> None:
@@ -348,7 +403,7 @@ class Session:
         try:
             self._publisher.emit(event)
         except OSError as error:
-            self._link.counters["events_lost"] += 1
+            self.info.events_lost += 1
             logger.error("cannot journal an event: %s", error)  # noqa: TRY400
 
     def _start(self, work: Any, name: str) -> None:
@@ -365,6 +420,13 @@ class Session:
             self._emit(wire.Note(words, is_error=True))
             if task.get_name() == TURNS and self._stopping is None:  # it would be deaf: better a true end
                 self._start(self.stop(EndReason.SUPERVISOR_LOST), "stop")
+
+
+def end_reason(exit_: Exit, *, busy: bool, out_of_memory: bool) -> EndReason:
+    """Why a session ended whose agent ended by itself. Only one that had nothing left to do has completed."""
+    if exit_.signal is not None:
+        return EndReason.MEMORY_LIMIT if out_of_memory and exit_.signal == SIGKILL else EndReason.AGENT_CRASHED
+    return EndReason.AGENT_EXITED if busy or exit_.code else EndReason.COMPLETED
 
 
 def _blocks(message: wire.UserMessage) -> list[dict[str, Any]]:
