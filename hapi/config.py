@@ -69,6 +69,7 @@ def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.en
     base_namespace = _pick_namespace(reader, namespace_option)
     if base_namespace != DEFAULT_NAMESPACE:
         reader.add_settings(Paths(home, base_namespace).settings)
+    reader.setting_text("machine_id", "machineId")  # the connector's; a wrong one must not make a new machine of this
     return Config(
         home=home,
         namespace=base_namespace,
@@ -124,10 +125,13 @@ class _Reader:
         if value:
             self.sources[name] = variable
             return value
+        return self.setting_text(name, key)
+
+    def setting_text(self, name: str, key: str) -> str | None:
         found = self._setting(name, key)
         if found is None or isinstance(found, str):
             return found or None
-        raise _bad(f"settings.json: {key}", "must be a string")
+        raise _bad(f"{self.sources[name]}: {key}", "must be a string")
 
     def number(self, name: str, variable: str, default: int) -> int:
         """A positive number of milliseconds."""
@@ -154,7 +158,7 @@ class _Reader:
             return default
         if isinstance(value, bool):
             return value
-        raise _bad(f"settings.json: {key}", "must be true or false")
+        raise _bad(f"{self.sources[name]}: {key}", "must be true or false")
 
     def headers(self) -> dict[str, str]:
         variable = "HAPI_EXTRA_HEADERS_JSON"
@@ -166,21 +170,25 @@ class _Reader:
             except (msgspec.MsgspecError, UnicodeError):
                 raise _bad(variable, "must be a JSON object of strings") from None
         value = self._setting("extra_headers", "extraHeaders")
-        headers: dict[str, str] = self._converted("extraHeaders", value, dict[str, str])
+        headers: dict[str, str] = self._converted(
+            f"{self.sources['extra_headers']}: extraHeaders", value, dict[str, str]
+        )
         return headers
 
     def agents(self) -> dict[str, dict[str, Any]]:
         value = self._setting("agents", "agents")
-        agents: dict[str, dict[str, Any]] = self._converted("agents", value, dict[str, dict[str, Any]])
+        agents: dict[str, dict[str, Any]] = self._converted(
+            f"{self.sources['agents']}: agents", value, dict[str, dict[str, Any]]
+        )
         return agents
 
-    def _converted(self, key: str, value: Any, kind: Any) -> Any:
+    def _converted(self, where: str, value: Any, kind: Any) -> Any:
         if value is None:
             return {}
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            raise _bad(f"settings.json: {key}", str(error)) from None
+            raise _bad(where, str(error)) from None
 
     def _setting(self, name: str, key: str) -> Any:
         for path, content in self._settings:

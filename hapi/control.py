@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 5.0
 _TICK_MS = 100
+_PID_DIGITS = 10
 _Reply = TypeVar("_Reply", bound=wire.ControlReply)
 Waiting = Callable[[float], None]
 
@@ -100,7 +101,8 @@ def check_running(paths: Paths) -> None:
         held = files.is_locked(paths.lock)
     except OSError as error:
         message = f"Cannot read the lock {paths.lock}: {error.strerror}"
-        raise HapiError(ErrorCode.BAD_CONFIGURATION, message, "It must be a file of yours.") from None
+        hint = "It must be a file of yours. Move it away; the runner makes a new one."
+        raise HapiError(ErrorCode.BAD_CONFIGURATION, message, hint) from None
     if not held:
         raise NotRunning("The runner is not running: no process holds its lock.")
     if not socket_path(paths).exists():
@@ -179,14 +181,21 @@ def force(who: ProcessId) -> Literal["SIGTERM", "SIGKILL"]:
 
 
 def lock_holder(paths: Paths) -> ProcessId | None:
-    """The runner process whose pid is in the lock file: None unless the lock is held and that process is a runner."""
+    """The runner process that holds the lock: whom the lock's note names, else whom the kernel does.
+
+    None unless the lock is held and that process is a runner. (The note is missing after a start on a full disk.)
+    """
     try:
         if not files.is_locked(paths.lock):
             return None
-        digits = paths.lock.read_text(errors="replace").split()[0]
-        pid = int(digits)
-    except (OSError, ValueError, IndexError):
+        note = files.read_file(paths.lock).strip()
+        pids = [int(note) if note.isdigit() and len(note) < _PID_DIGITS else None, files.kernels_holder(paths.lock)]
+    except OSError:
         return None
+    return next((who for pid in pids if pid and (who := _runner(pid))), None)
+
+
+def _runner(pid: int) -> ProcessId | None:
     who = procs.identity(pid)
     words = command_line(pid)
     return who if "hapi.broker" in words or words.startswith("hapi: broker") else None

@@ -51,6 +51,6 @@ def may_supervise(pid: int, lock: Path) -> bool:
 def holds(lock: Path, pid: int) -> bool:
     """Whether that process holds the lock, by what it wrote into it and by the kernel's word that somebody does."""
     try:
-        return lock.read_text().strip() == str(pid) and os.access(lock, os.R_OK) and files.is_locked(lock)
+        return files.read_file(lock).strip() == str(pid).encode() and os.access(lock, os.R_OK) and files.is_locked(lock)
     except OSError:
         return False

@@ -315,7 +315,7 @@ def comes_back(paths: Paths) -> bool:
 
 def _last_report(paths: Paths) -> _LastReport:
     try:
-        return msgspec.json.decode(paths.state.read_bytes(), type=_LastReport)
+        return msgspec.json.decode(files.read_file(paths.state), type=_LastReport)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return _LastReport()
 

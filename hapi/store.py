@@ -10,17 +10,43 @@ is closed by the broker.
 
 from __future__ import annotations
 
+import errno
 import os
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from hapi import __version__
 from hapi.errors import ErrorCode, HapiError
-from hapi.files import quarantine, write_atomic
+from hapi.files import NotAFile, overwrite, quarantine, read_file, write_atomic
+from hapi.lifecycle import Phase
 from hapi.wire import SessionInfo, Spawn
 
 _spec_decoder = msgspec.json.Decoder(Spawn)
 _state_decoder = msgspec.json.Decoder(SessionInfo)
+_NOT_JSON = (NotAFile, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class Fault(StrEnum):
+    """What is wrong with a record. Only `damaged` means that its content is lost."""
+
+    MISSING = "missing"
+    DAMAGED = "damaged"
+    REFUSED = "refused"  # the system does not let us read it: it may be sound
+    NEWER = "newer"  # JSON that another version wrote and this one does not understand
+
+
+class StateUnreadable(HapiError):
+    """A record that cannot be read, and why."""
+
+    def __init__(self, path: Path, fault: Fault, why: object) -> None:
+        super().__init__(ErrorCode.STATE_UNREADABLE, f"{path}: {why}")
+        self.fault = fault
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class SessionDirectory:
@@ -43,25 +69,62 @@ class SessionDirectory:
         """Keep what was asked, once; the caller's environment is left out (it may hold secrets). Raises OSError."""
         if not self.spec.exists():
             bare = msgspec.structs.replace(spec, env=None)
-            write_atomic(self.spec, msgspec.json.format(msgspec.json.encode(bare)), durable=False)
+            write_atomic(self.spec, msgspec.json.format(msgspec.json.encode(bare)))
 
     def read_spec(self) -> Spawn:
         """What was asked. Raises HapiError(state_unreadable) for a file that is missing or damaged."""
         try:
-            return _spec_decoder.decode(self.spec.read_bytes())
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return _spec_decoder.decode(read_file(self.spec))
+        except (OSError, *_NOT_JSON) as error:
             raise HapiError(ErrorCode.STATE_UNREADABLE, f"{self.spec}: {error}") from None
 
-    def write_state(self, info: SessionInfo, *, durable: bool = True) -> None:
-        """Replace the record. Raises OSError; then the old one stays."""
-        write_atomic(self.state, msgspec.json.encode(info), durable=durable)
+    def write_state(self, info: SessionInfo) -> None:
+        """Replace the record. Raises OSError; then the old one stays.
+
+        How a session ended is written over the old record when the disk has no room for a new one.
+        """
+        data = msgspec.json.encode(info)
+        try:
+            write_atomic(self.state, data)
+        except OSError as error:
+            if info.phase is not Phase.ENDED or error.errno not in _FULL:
+                raise
+            overwrite(self.state, data)
+
+    def close_state(self, info: SessionInfo) -> None:
+        """Record the end of a session whose supervisor is dead, keeping what a newer version wrote besides.
+
+        Raises OSError; then the old record stays, and says the same at the next start.
+        """
+        known = {field.encode_name for field in msgspec.structs.fields(SessionInfo)}
+        foreign = {key: value for key, value in self._raw_state().items() if key not in known}
+        write_atomic(self.state, msgspec.json.encode(foreign | msgspec.to_builtins(info)), durable=False)
 
     def read_state(self) -> SessionInfo:
-        """The record. Raises HapiError(state_unreadable) for a file that is missing or damaged."""
+        """The record. Raises StateUnreadable with the fault."""
         try:
-            return _state_decoder.decode(self.state.read_bytes())
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise HapiError(ErrorCode.STATE_UNREADABLE, f"{self.state}: {error}") from None
+            return _state_decoder.decode(read_file(self.state))
+        except FileNotFoundError as error:
+            raise StateUnreadable(self.state, Fault.MISSING, error) from None
+        except _NOT_JSON as error:
+            writer = self._raw_state().get("version")
+            newer = isinstance(writer, str) and writer not in {"", __version__}
+            raise StateUnreadable(self.state, Fault.NEWER if newer else Fault.DAMAGED, error) from None
+        except OSError as error:
+            raise StateUnreadable(self.state, Fault.REFUSED, error) from None
+
+    def last_generation(self) -> int:
+        """How often this session was started, as far as its files tell, damaged records too; 0 for a new one."""
+        records = [self._raw_state(path) for path in (self.state, *self.path.glob(f"{self.state.name}.bad-*"))]
+        counts = [count for record in records if isinstance(count := record.get("generation"), int)]
+        return max([*counts, int(self.spec.exists())])
+
+    def _raw_state(self, path: Path | None = None) -> dict[str, Any]:
+        """What the file holds if it is a JSON object, else {}."""
+        try:
+            return msgspec.json.decode(read_file(path or self.state), type=dict[str, Any])
+        except (OSError, *_NOT_JSON):
+            return {}
 
     def promise(self, generation: int) -> None:
         """From now on the hub is owed the end of that generation, whoever may die meanwhile. Raises OSError."""
@@ -82,21 +145,6 @@ class SessionDirectory:
 
     def _untold(self, generation: int) -> Path:
         return self.path / f"untold.{generation}"
-
-    def state_is_damaged(self) -> bool:
-        """Whether what should be the record is none at all: missing, empty, no JSON object.
-
-        False for what may be another user's, or the record of a newer build: that is not ours to replace.
-        """
-        try:
-            content = msgspec.json.decode(self.state.read_bytes())
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return True
-        return not isinstance(content, dict) or "session_id" not in content
 
     def quarantine_state(self) -> Path:
         """Move a damaged record out of the way; returns where it is now. Raises OSError."""

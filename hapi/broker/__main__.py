@@ -55,7 +55,8 @@ def main() -> int:
         log.set_up(settings.paths.log("runner"))
         title(settings.namespace)
         warnings = [raise_descriptor_limit(), report.set_aside_if_damaged(settings.paths.state)]
-        app = App(settings, options.workspace_root, [warning for warning in warnings if warning], umask)
+        app = App(settings, lock, options.workspace_root, umask)
+        app.warnings += filter(None, warnings)
     except HapiError as error:
         return starter.tell_error(error)
     except OSError as error:

@@ -20,11 +20,12 @@ from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, 
 from hapi.broker.nursery import Nursery
 from hapi.broker.peers import may_route
 from hapi.broker.processes import WorkerLife
-from hapi.broker.reattach import scan
+from hapi.broker.reattach import scan, troubles
 from hapi.broker.signals import QUIT_SIGNALS, Signals
 from hapi.broker.transport import Transport
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
+from hapi.files import FileLock
 from hapi.store import SessionDirectory
 from hapi.workers.orders import Exited, Forked, ForkFailed
 
@@ -39,10 +40,12 @@ logger = logging.getLogger(__name__)
 class App:
     """One broker. `run` serves until it is told to stop and returns the exit status."""
 
-    def __init__(self, config: Config, workspace_roots: list[str], warnings: list[str], umask: int = 0o022) -> None:
+    def __init__(self, config: Config, lock: FileLock, workspace_roots: list[str], umask: int = 0o022) -> None:
+        """`lock` is held, and kept."""
         self.config = config
+        self._lock = lock
         self.paths = config.paths
-        self.warnings = warnings
+        self.warnings: list[str] = []
         self.started_at = clock.now_ms()
         settings = CoreSettings(
             instance=uuid.uuid4().hex,
@@ -74,7 +77,9 @@ class App:
         for source in (self.transport.control, self.transport.bus, self._signals.fd):
             self._poller.register(source, zmq.POLLIN)
         now = clock.monotonic()
-        self._carry_out(self.core.adopt(scan(self.paths.sessions, self.paths.namespace), now, clock.now_ms()))
+        records = scan(self.paths.sessions, self.paths.namespace)
+        self.warnings += troubles(records)
+        self._carry_out(self.core.adopt(records, now, clock.now_ms()))
         self._start_workers(now)
         self._write_report("running")
         while not self._done:
@@ -250,12 +255,14 @@ class App:
 
     def _close_record(self, info: wire.SessionInfo) -> None:
         try:
-            SessionDirectory(self.paths.session(info.session_id)).write_state(info, durable=False)
+            SessionDirectory(self.paths.session(info.session_id)).close_state(info)
         except OSError as error:
             logger.warning("cannot close the record of %s: %s", info.session_id, error)
             self.core.counters["records_unwritten"] += 1
 
     def _write_report(self, status: str) -> None:
+        if not self._lock.keep():
+            logger.warning("%s was removed or replaced, and cannot be taken anew", self.paths.lock)
         trouble = report.write(
             self.paths.state,
             report.Report(

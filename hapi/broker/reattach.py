@@ -12,8 +12,16 @@ from hapi import files, ids, procs
 from hapi.errors import HapiError
 from hapi.kin import may_supervise
 from hapi.lifecycle import READY, Phase
-from hapi.store import SessionDirectory, session_directories
+from hapi.store import Fault, SessionDirectory, StateUnreadable, session_directories
 from hapi.wire import SessionInfo
+
+_SHOWN = 5
+_WORDS = {
+    Fault.MISSING: "missing",
+    Fault.DAMAGED: "damaged",
+    Fault.REFUSED: "not readable for us",
+    Fault.NEWER: "of another version",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -61,27 +69,41 @@ def verdict(facts: Facts) -> Verdict | None:
 class Record(msgspec.Struct, frozen=True):
     """A session directory as found at start-up; `info` is None when it is not understood.
 
-    The `info` of a damaged record is what the rest of the directory tells. `untold`: the hub has yet to hear of the end.
+    The `info` of a damaged record is what the rest of the directory tells. `fault`: what is wrong with it. `untold`: the hub has yet to hear of the end.
     """
 
     session_id: str
     info: SessionInfo | None
     facts: Facts
+    fault: Fault | None = None
     untold: bool = False
 
 
 def scan(sessions: Path, namespace: str) -> list[Record]:
-    """Read every record; takes about 0.1 ms each. Damaged ones are moved aside, none is deleted."""
+    """Read every record; takes about 0.1 ms each. Damaged ones are moved aside, none is deleted.
+
+    What another version wrote, or the system does not let us read, may be sound: it stays where it is.
+    """
     return [_read(directory, namespace) for directory in session_directories(sessions) if directory.path.is_dir()]
+
+
+def troubles(records: list[Record]) -> list[str]:
+    """What a person should know of the records that cannot be read; at most one line."""
+    bad = [record for record in records if record.fault is not None]
+    if not bad:
+        return []
+    some = ", ".join(f"{record.session_id[:13]} ({_WORDS[record.fault]})" for record in bad[:_SHOWN] if record.fault)
+    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return [f"{len(bad)} session record{'s' * (len(bad) > 1)} cannot be read: {some}{more}"]
 
 
 def _read(directory: SessionDirectory, namespace: str) -> Record:
     session_id = directory.path.name
     try:
         info = directory.read_state()
-    except HapiError as error:
-        logger.warning("record %s cannot be read: %s", session_id, error.message)
-        return _unreadable(directory, namespace)
+    except StateUnreadable as error:
+        logger.warning("record %s is %s: %s", session_id, _WORDS[error.fault], error.message)
+        return _unreadable(directory, namespace, error.fault)
     if info.phase is Phase.ENDED:
         return Record(session_id, info, Facts(readable=True), untold=not directory.is_told(info.generation))
     if info.supervisor is None:
@@ -96,18 +118,19 @@ def _read(directory: SessionDirectory, namespace: str) -> Record:
     return Record(session_id, info, facts)
 
 
-def _unreadable(directory: SessionDirectory, namespace: str) -> Record:
+def _unreadable(directory: SessionDirectory, namespace: str, fault: Fault) -> Record:
     session_id = directory.path.name
-    if not directory.state_is_damaged() or not _is_session(session_id):
-        return Record(session_id, None, Facts(readable=False))
+    unknown = Record(session_id, None, Facts(readable=False), fault)
+    if fault in {Fault.REFUSED, Fault.NEWER} or not _is_session(session_id):
+        return unknown
     try:
         held = files.is_locked(directory.lock)
         kept = _put_aside(directory)
     except OSError as error:
         logger.warning("%s cannot be mended: %s", directory.path, error)
-        return Record(session_id, None, Facts(readable=False))
+        return unknown
     facts = Facts(readable=False, damaged=True, supervisor_alive=held)
-    return Record(session_id, _rebuilt(directory, namespace, kept), facts)
+    return Record(session_id, _rebuilt(directory, namespace, kept), facts, fault)
 
 
 def _is_session(name: str) -> bool:
@@ -142,6 +165,6 @@ def _rebuilt(directory: SessionDirectory, namespace: str, detail: str) -> Sessio
         phase=Phase.IDLE,
         started_by=started_by,
         started_at=int(directory.path.stat().st_ctime * 1000),
-        generation=directory.newest_promise(),
+        generation=max(directory.newest_promise(), directory.last_generation()),
         detail=detail,
     )

@@ -13,6 +13,7 @@ from hapi.clock import iso, now_ms
 from hapi.config import Config
 from hapi.control import Control
 from hapi.errors import EXIT_NOT_RUNNING, EXIT_OK, EXIT_USER, HapiError, NotRunning
+from hapi.files import read_file
 
 
 def show(config: Config, *, as_json: bool) -> int:
@@ -100,7 +101,7 @@ def absent(config: Config, reason: str) -> dict[str, Any]:
 def last_known(config: Config) -> dict[str, Any] | None:
     """`runner.state.json`, or None when there is none that can be read. It is a report, not the truth."""
     try:
-        state = msgspec.json.decode(config.paths.state.read_bytes())
+        state = msgspec.json.decode(read_file(config.paths.state))
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return state if isinstance(state, dict) else None

@@ -47,6 +47,7 @@ class Runner:
         self.project.mkdir(exist_ok=True)
         self.token = ""
         self.namespace = "default"
+        self.wrapper: list[str] = []  # a command that runs each `hapi`, to take rights from it
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
         self.environment["HAPI_HOME"] = str(home)
         self.settings(agents={"claude": {"use": "demo"}})
@@ -70,7 +71,7 @@ class Runner:
         """Run `hapi ARGUMENTS`; with `check`, its exit status must be that."""
         done = Done(
             subprocess.run(
-                [*self.command, *arguments],
+                [*self.wrapper, *self.command, *arguments],
                 env=self.environment | more.pop("env", {}),
                 cwd=more.pop("cwd", self.project),
                 capture_output=True,

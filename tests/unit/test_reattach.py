@@ -81,7 +81,7 @@ def test_facts(tmp_path, changes, facts):
     found = record(tmp_path, **changes)
     lock = FileLock(tmp_path / found.session_id / "lock")
     assert lock.acquire(f"{os.getpid()}\n")
-    (found,) = scan(tmp_path)
+    (found,) = scan(tmp_path, "default")
     assert found.facts == facts
     assert found.info == info(found.session_id, **changes)
     lock.release()
@@ -89,7 +89,7 @@ def test_facts(tmp_path, changes, facts):
 
 def test_a_stranger_with_the_recorded_identity_is_no_supervisor(tmp_path):
     """It holds no lock of the session and has no title of ours: nobody to wait for."""
-    assert record(tmp_path, supervisor=ME).facts == Facts(readable=True, supervisor_alive=False)
+    assert record(tmp_path, supervisor=ME).facts == Facts(readable=True, interrupted=True)
 
 
 DAMAGED = Facts(readable=False, damaged=True)
@@ -145,7 +145,9 @@ def test_a_directory_that_names_no_session_is_quarantined(tmp_path, name):
     assert (found.info, verdict(found.facts)) == (None, Q)
 
 
-@pytest.mark.parametrize("content", [b'{"session_id": 5}', b'{"session_id": "x", "phase": "dreaming"}'])
+@pytest.mark.parametrize(
+    "content", [b'{"version": "9.9"}', b'{"version": "9.9", "session_id": "x", "phase": "dreaming"}']
+)
 def test_what_may_be_a_newer_builds_record_is_left_alone(tmp_path, content):
     directory = SessionDirectory(tmp_path / new_session_id())
     directory.create()

@@ -21,10 +21,10 @@ LIVE_INTERVAL_S = 0.25
 
 
 class Outbox:
-    """Events that the hub does not have yet. Sequence numbers have no holes, so one number tells what was delivered.
+    """Events that the hub does not have yet. They come in the order of their numbers, so one tells what was delivered.
 
     What does not fit is dropped and counted, and the session is told where we stand (Delivered), so that it can send
-    the rest again; after a drop only the very next number is taken.
+    the rest again; after a drop the first that was dropped must come first. (The next number is not it: there are gaps.)
     """
 
     def __init__(self, context: Context, session_id: str) -> None:
@@ -33,7 +33,7 @@ class Outbox:
         self._queue: deque[wire.NumberedEvent] = deque()
         self._last: int | None = None
         self._delivered = 0
-        self._dropped = False
+        self._wanted: int | None = None
 
     @property
     def delivered(self) -> int:
@@ -61,6 +61,7 @@ class Outbox:
         """Confirm events that nobody wants (the user deleted the session)."""
         if events:
             self._delivered = self._last = max(self._delivered, events[-1].seq)
+            self._wanted = None
             self._tell()
 
     async def send_batch(self, door: Door) -> None:
@@ -81,11 +82,10 @@ class Outbox:
         self._tell()
 
     def _take(self, event: wire.NumberedEvent) -> bool:
-        contiguous = self._last is None or event.seq == self._last + 1
-        if len(self._queue) >= CAPACITY or (self._dropped and not contiguous):
-            self._dropped = True
+        if len(self._queue) >= CAPACITY or self._wanted not in {None, event.seq}:
+            self._wanted = self._wanted or event.seq
             return False
-        self._dropped = False
+        self._wanted = None
         self._last = event.seq
         self._queue.append(event)
         return True

@@ -191,8 +191,7 @@ class Supervisor:
 
     async def _start(self, order: wire.Spawn, info: wire.SessionInfo, starter: Starter) -> None:
         try:
-            order = self._claim(order, info)
-            journal = self._open_journal()  # before there is an agent: a disk that refuses must leave none behind
+            order, journal = self._claim(order, info)
             started = await starter.run(order, info)
         except HapiError as error:
             if self._stopped_early is None:
@@ -202,13 +201,15 @@ class Supervisor:
             logger.exception("the spawn failed")
             self._failed(info, HapiError(ErrorCode.INTERNAL, f"Internal error: {error!r}", str(self._directory.log)))
             return
+        if journal.trouble:
+            started.notes.append(f"{journal.trouble} Messages and answers of that time may be missing.")
         self._session = Session(started, self._link, self._directory, journal)
         self._session.hub_is(up=self._hub)
         self._session.go()
         self._spawn_task(self._finish_with(self._session))
 
-    def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> wire.Spawn:
-        """Become the one writer of the session's directory; returns the order, with what the record adds to it.
+    def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> tuple[wire.Spawn, Journal]:
+        """Become the one writer of the session's directory; the order, with what the record adds to it, and the journal.
 
         Raises HapiError when another supervisor holds the directory, or the disk refuses.
         """
@@ -217,21 +218,21 @@ class Supervisor:
             if not self._lock.acquire(f"{self._process.pid}\n", CLAIM_PATIENCE_S):
                 raise HapiError(ErrorCode.ALREADY_RUNNING, "Another supervisor holds the session's directory.")
             log.set_up(self._directory.log)
+            info.generation = self._directory.last_generation() + 1
             previous = self._last_record()
-            if previous is not None:
-                info.generation = previous.generation + 1
-                if order.existing:
-                    self._rebooted = previous.phase is not Phase.ENDED
-                    order = continued(order, info, previous, self._first_order() if self._rebooted else None)
+            if previous is not None and order.existing:
+                self._rebooted = previous.phase is not Phase.ENDED
+                order = continued(order, info, previous, self._first_order() if self._rebooted else None)
             self._directory.write_spec(order)
+            journal = self._journal = Journal(self._directory.journal, info.generation)
             self._directory.write_state(info)
             self._directory.promise(info.generation)
         except OSError as error:
-            message = f"Cannot write {self._directory.path}: {error.strerror}"
-            raise HapiError(ErrorCode.DISK, message, "Is the disk full?") from None
+            message = f"Cannot write {error.filename or self._directory.path}: {error.strerror}"
+            raise HapiError(ErrorCode.DISK, message, "Is the disk full, or is that not yours?") from None
         title.show(info)
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(info)))
-        return order
+        return order, journal
 
     def _first_order(self) -> wire.Spawn | None:
         try:
@@ -245,10 +246,6 @@ class Supervisor:
             return self._directory.read_state()
         except HapiError:
             return None  # a new session, or a record that the broker has put aside
-
-    def _open_journal(self) -> Journal:
-        self._journal = Journal(self._directory.journal)
-        return self._journal
 
     def _failed(self, info: wire.SessionInfo, error: HapiError) -> None:
         """The session never became ready: say why, to whoever asked and on the record; once."""

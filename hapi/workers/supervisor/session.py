@@ -427,7 +427,7 @@ class Session:
     def _record(self) -> None:
         self.info.phase = self.lifecycle.phase
         try:
-            self._directory.write_state(self.info, durable=self.info.phase not in BUSY)
+            self._directory.write_state(self.info)
         except OSError as error:
             logger.error("cannot write state.json: %s", error)  # noqa: TRY400 - the words say it all
 
