@@ -311,8 +311,11 @@ class Core:
         return [*self.spawns.settle(session_id, failed), *stopped]
 
     def nursery_lost(self) -> list[Effect]:
-        """The nursery died: forks that were on order may never come; late ones will be turned away."""
-        waiting = [key for key in self.spawns.pending if key not in self.sessions.live]
+        """The nursery died: forks that were on order may never come; late ones will be turned away.
+
+        A supervisor that said hello has its order and goes on: its spawn is still waited for.
+        """
+        waiting = [key for key in self.spawns.pending if self.peers.named(wire.session_peer(key)) is None]
         failed = wire.Failure(
             ErrorCode.INTERNAL.value, "The nursery died while the session was starting.", "Try again."
         )

@@ -564,6 +564,13 @@ def test_the_nursery_takes_the_forks_on_order_with_it(core):
     assert bodies(greet(core, NAME), wire.Refused)
 
 
+def test_a_supervisor_that_has_its_order_does_not_need_the_nursery(core):
+    core.request(cli(1), order(), T)
+    greet(core, NAME)
+    assert answers(core.nursery_lost()) == []
+    assert [number for number, _ in answers(tell(core, NAME, wire.SessionChanged(info(ID, Phase.IDLE))))] == [1]
+
+
 def test_sessions_hear_when_the_hub_comes_and_goes_and_only_then(core):
     running(core)
     greet(core, "hub")

@@ -14,6 +14,9 @@ from typing import Any
 
 import msgspec
 
+from hapi.crashpoints import crash_point
+
+_PROMPT = "session/prompt"
 _UPDATE = "session/update"
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ class AgentTransport:
         async with self._writing:
             self._writer.write(msgspec.json.encode(message) + b"\n")
             await self._writer.drain()
+        if message.get("method") == _PROMPT:
+            crash_point("supervisor.in.prompted")
 
     async def receive(self) -> dict[str, Any] | None:
         """The next request or response; None at the end of the stream."""

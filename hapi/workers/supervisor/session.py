@@ -13,6 +13,7 @@ import msgspec
 
 from hapi import wire
 from hapi.clock import monotonic, now_ms
+from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
 from hapi.ids import new_session_id
 from hapi.journal import Journal
@@ -96,16 +97,20 @@ class Session:
         if self.lifecycle.phase is Phase.ENDED:
             return wire.SessionStopped("already_gone", self.info.session_id)
         self._move(Phase.STOPPING)
+        crash_point("supervisor.stop.begun")
         self.asking.cancel_all("Session stopped")
         if busy:
             await self._cancel()
             await self._wait_turn_over()
+        crash_point("supervisor.stop.cancelled")
         rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
         if survivors:
             logger.error("still alive after SIGKILL: %s", survivors)
             self._stopping = None
             return self._tell_stopped(wire.SessionStopped("still_alive", self.info.session_id, rung, survivors))
+        crash_point("supervisor.stop.gone")
         result = self._tell_stopped(wire.SessionStopped("stopped", self.info.session_id, rung))
+        crash_point("supervisor.stop.told")
         self._end(reason)
         return result
 
@@ -150,6 +155,7 @@ class Session:
     def receive(self, message: wire.UserMessage) -> None:
         """Put a person's message on disk and in the queue; one we know already changes nothing. Raises OSError."""
         if self._journal.received(message):
+            crash_point("supervisor.in.journalled")
             self._queued.set()
         elif message.local_id and self._journal.state.fates.get(message.id) == "taken":
             self._emit(wire.Consumed([message.local_id]))  # the hub asks again: it missed the first answer
@@ -217,6 +223,7 @@ class Session:
             except TimeoutError:
                 self._disk_wait_s = min(self._disk_wait_s * 2, DISK_WAIT_LONGEST_S)
             return False
+        crash_point("supervisor.in.taken")
         self._disk_wait_s = DISK_WAIT_S
         return True
 
@@ -224,6 +231,7 @@ class Session:
         self.info.detail = None
         if message.local_id:
             self._emit(wire.Consumed([message.local_id]))
+            crash_point("supervisor.in.consumed")
         self._turn_over.clear()
         self._move(Phase.WORKING)
         stop_reason = "error"
