@@ -16,9 +16,7 @@ from typing import Any
 
 import pytest
 
-from hapi import config, procs, wire
-from hapi.control import Control
-from hapi.errors import NotRunning
+from hapi import procs, wire
 from hapi.ids import SESSION_MARK
 from hapi.lifecycle import READY, EndReason, Phase
 from tests.support.crash import CrashPoints, go_on
@@ -65,8 +63,13 @@ class Stage:
         self.points = CrashPoints(runner.home.parent / "points")
         runner.environment |= self.points.environment
 
-    def broker(self) -> procs.ProcessId:
-        return identity(self.runner.status()["pid"])
+    def kill_broker(self) -> None:
+        broker = identity(self.status().pid)
+        os.kill(broker.pid, signal.SIGKILL)
+        gone(broker)
+
+    def status(self) -> wire.Status:
+        return self.runner.ask(wire.GetStatus(), wire.Status)
 
     def order(self, *words: str) -> subprocess.Popen[str]:
         """A command that goes on while we look elsewhere."""
@@ -80,27 +83,15 @@ class Stage:
         )
 
     def spawn(self) -> wire.SessionInfo:
-        found = self.info(self.runner.spawn()["sessionId"])
+        found = self.runner.info(self.runner.spawn()["sessionId"])
         assert found is not None
         return found
-
-    def sessions(self) -> dict[str, wire.SessionInfo]:
-        """All sessions, also ended ones, as the broker has them; {} while there is none."""
-        settings = config.load(environ=self.runner.environment)
-        try:
-            listed = Control(settings).ask(wire.ListSessions(ended=True), wire.SessionList).sessions
-        except NotRunning:
-            return {}
-        return {info.session_id: info for info in listed}
-
-    def info(self, session_id: str) -> wire.SessionInfo | None:
-        return self.sessions().get(session_id)
 
     def settled(self, session_id: str) -> wire.SessionInfo | None:
         """The session once it is ready or ended; None when there is none and nobody works on it."""
 
         def probe() -> tuple[wire.SessionInfo | None] | None:
-            info = self.info(session_id)
+            info = self.runner.info(session_id)
             if info is None:
                 return None if self.titled(session_id) else (None,)
             return (info,) if info.phase in READY or info.phase is Phase.ENDED else None
@@ -108,17 +99,6 @@ class Stage:
         found = until(probe, 20, f"session {session_id} is ready, ended or unknown")
         assert found is not None
         return found[0]
-
-    def ended(self, session_id: str) -> wire.SessionInfo:
-        """The session's record, once it says that it has ended."""
-
-        def probe() -> wire.SessionInfo | None:
-            info = self.info(session_id)
-            return info if info is not None and info.phase is Phase.ENDED else None
-
-        found = until(probe, 15, f"session {session_id} has ended")
-        assert found is not None
-        return found
 
     def heard_once(self, session_id: str) -> None:
         """The agent has said `still here`, and once."""
@@ -164,7 +144,7 @@ def theatre() -> Iterator[Stage]:
 def stage(theatre: Stage) -> Iterator[Stage]:
     """A runner that runs; nothing is armed."""
     theatre.points.clear()
-    theatre.runner.hapi("runner", "start", check=0)
+    theatre.runner.ensure()
     yield theatre
     theatre.points.clear()
 
@@ -193,7 +173,7 @@ def test_trap_13_a_death_at_any_step_of_a_spawn(stage: Stage, point: str) -> Non
     stage.points.killed(point)
     code, said = outcome(command)
     assert code == 0 or said["error"]["code"] in TRUE_REFUSALS, said
-    stage.runner.hapi("runner", "start", check=0)
+    stage.runner.ensure()
     info = stage.settled(key)
     assert info is not None or code, "a spawn that was confirmed is on record"
 
@@ -224,23 +204,21 @@ def test_trap_02_a_death_at_any_step_of_an_adoption(stage: Stage, point: str) ->
     Seen to fail: without the hello of a session to a new broker.
     """
     before = {info.session_id: info for info in (stage.spawn() for _ in range(3))}
-    broker = stage.broker()
     stage.points.arm(point)
-    os.kill(broker.pid, signal.SIGKILL)
-    gone(broker)
+    stage.kill_broker()
     stage.runner.hapi("runner", "start")
     victim = stage.points.killed(point)
-    stage.runner.hapi("runner", "start", check=0)
+    stage.runner.ensure()
 
     lost = [key for key, info in before.items() if info.supervisor is not None and info.supervisor.pid == victim]
     assert len(lost) == point.startswith("supervisor")
     kept = {key: info for key, info in before.items() if key not in lost}
     for key in lost:
-        assert stage.ended(key).reason is EndReason.SUPERVISOR_LOST
+        assert stage.runner.ended(key).reason is EndReason.SUPERVISOR_LOST
         stage.no_trace(key)
     for key, info in kept.items():
         stage.runner.hapi("send", key, "/say still here", check=0)
-        now = stage.info(key)
+        now = stage.runner.info(key)
         assert now is not None
         assert (now.supervisor, now.agent_process) == (info.supervisor, info.agent_process)
         stage.heard_once(key)
@@ -267,17 +245,15 @@ def test_trap_13_a_death_at_any_step_of_a_stop(stage: Stage, point: str) -> None
         assert stage.marked(key) == []
     else:
         assert answer["error"]["code"] in TRUE_REFUSALS, answer
-    stage.runner.hapi("runner", "start", check=0)
+    stage.runner.ensure()
     assert stage.runner.hapi("runner", "stop-session", key, "--json", check=0).json["status"] in {
         "stopped",
         "already_gone",
     }
     stage.no_trace(key)
-    broker = stage.broker()
-    os.kill(broker.pid, signal.SIGKILL)
-    gone(broker)
-    stage.runner.hapi("runner", "start", check=0)
-    after = stage.info(key)
+    stage.kill_broker()
+    stage.runner.ensure()
+    after = stage.runner.info(key)
     assert after is not None
     assert after.phase is Phase.ENDED
     assert stage.titled(key) == []
@@ -292,10 +268,10 @@ def test_trap_07_the_nursery_dies_when_the_supervisor_has_its_order(stage: Stage
     stage.points.arm("supervisor.spawn.welcomed", "stop")
     command = stage.order("spawn", str(stage.runner.project), "--agent", "demo", "--id", key)
     supervisor = stage.points.stopped("supervisor.spawn.welcomed")
-    nursery = identity(stage.runner.status()["workers"]["nursery"]["pid"])
+    nursery = identity(stage.status().workers["nursery"].pid)
     os.kill(nursery.pid, signal.SIGKILL)
     gone(nursery)
-    until(lambda: stage.runner.status()["workers"]["nursery"]["restarts"], 10, "the broker has noticed")
+    until(lambda: stage.status().workers["nursery"].restarts, 10, "the broker has noticed")
     go_on(supervisor)
     code, said = outcome(command)
     info = stage.settled(key)
