@@ -409,7 +409,8 @@ class Core:
         if info is None or info.supervisor != body.process:
             return []
         self.counters["supervisors_lost"] += 1
-        return self._lose(body.session_id, EndReason.SUPERVISOR_LOST, now_ms)
+        self.adoption.died(body.session_id)
+        return [*self._lose(body.session_id, EndReason.SUPERVISOR_LOST, now_ms), *self._take_up(body.session_id)]
 
     def _watched(self) -> list[wire.Watched]:
         live = [item for info in self.sessions.live.values() for item in _watched(info)]
