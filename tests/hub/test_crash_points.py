@@ -43,7 +43,7 @@ OUT = (
     "connector.out.confirmed",
     "supervisor.out.delivered",
 )
-VICTIMS = ("itself", "hub", "broker", "agent")
+VICTIMS = ("itself", "connector", "hub", "broker", "agent")
 WITH_BROKER = "itself and the broker"
 LOST = {
     "supervisor.in.journalled": {"queued", "consumed"},  # the end of a session consumes its queue at the hub
@@ -99,6 +99,8 @@ class Stage:
                 self.hub.kill()
             elif victim == "agent":
                 kill(pid_of(session.agent_process))
+            elif victim == "connector":
+                kill(self.status().workers["hub"].pid)
             else:
                 kill(self.status().pid)
             if victim == WITH_BROKER:
@@ -200,8 +202,8 @@ def lost(point: str, victim: str) -> bool:
 
 def cases(points: tuple[str, ...]) -> list[Any]:
     """Every point with every victim; a supervisor also dies together with the broker."""
-    supervisors = [point for point in points if point.startswith("supervisor")]
-    found = [(point, victim) for point in points for victim in VICTIMS] + [(p, WITH_BROKER) for p in supervisors]
+    found = [(point, victim) for point in points for victim in VICTIMS if not point.startswith(victim)]
+    found += [(point, WITH_BROKER) for point in points if point.startswith("supervisor")]
     return [pytest.param(point, victim, id=f"{point}-{victim.replace(' ', '-')}") for point, victim in found]
 
 
