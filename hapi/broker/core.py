@@ -360,9 +360,11 @@ class Core:
         return [*effects, *self.spawns.settle(session_id, failed), *stopped]
 
     def nursery_lost(self) -> list[Effect]:
-        """The nursery died: forks that were on order may never come; late ones will be turned away."""
-        live = self.sessions.live
-        waiting = [key for key in self.spawns.pending if key not in live or live[key].supervisor is None]
+        """The nursery died: forks that were on order may never come; late ones will be turned away.
+
+        A supervisor that said hello has its order and goes on: its spawn is still waited for.
+        """
+        waiting = [key for key in self.spawns.pending if self.peers.named(wire.session_peer(key)) is None]
         failed = wire.Failure(
             ErrorCode.INTERNAL.value, "The nursery died while the session was starting.", "Try again."
         )
@@ -471,7 +473,9 @@ class Core:
         info = msgspec.structs.replace(info, unknown_messages=info.unknown_messages + body.unknown_messages)
         ended = self._end(info, EndReason.SUPERVISOR_LOST, now_ms)
         self.losses.keep_open(ended, now)
-        return [*self._tell_end(ended), *self._settle_ended(body.session_id, EndReason.SUPERVISOR_LOST)]
+        self.adoption.died(body.session_id)
+        settled = self._settle_ended(body.session_id, EndReason.SUPERVISOR_LOST)
+        return [*self._tell_end(ended), *settled, *self._take_up(body.session_id)]
 
     def _reaped(self, info: wire.SessionInfo, unknown_messages: int) -> list[Effect]:
         """What a session that had ended before left behind is gone; one that is started again goes on."""

@@ -596,6 +596,13 @@ def test_the_nursery_takes_the_forks_on_order_with_it(core):
     assert bodies(greet(core, NAME), wire.Refused)
 
 
+def test_a_supervisor_that_has_its_order_does_not_need_the_nursery(core):
+    core.request(cli(1), order(), T)
+    greet(core, NAME)
+    assert answers(core.nursery_lost()) == []
+    assert [number for number, _ in answers(tell(core, NAME, wire.SessionChanged(info(ID, Phase.IDLE))))] == [1]
+
+
 def test_sessions_hear_when_the_hub_comes_and_goes_and_only_then(core):
     running(core)
     greet(core, "hub")
@@ -935,6 +942,16 @@ def test_requests_for_a_session_that_stays_silent_are_answered_after_the_grace(c
     core.request(cli(1), wire.StopSession(ID), T)
     due = core.next_deadline()
     assert the_answer(core.tick(due)).status == "still_alive"
+
+
+def test_a_supervisor_that_dies_before_its_hello_has_ended_and_its_stop_is_answered(core):
+    """It counted as quarantined five seconds later, though it was proven dead; a stop waited as long."""
+    core.adopt([Record(ID, info(), SILENT)], T, MS)
+    greet(core, "reaper")
+    core.request(cli(1), wire.StopSession(ID), T)
+    assert the_answer(tell(core, "reaper", gone())).status == "already_gone"
+    assert core.adoption.verdicts == {"ended": 1}
+    assert core.next_deadline() is None
 
 
 def test_a_stop_between_the_order_and_the_first_news_reaches_the_supervisor(core):

@@ -16,6 +16,7 @@ import msgspec
 import hapi
 from hapi import config, log, procs, wire
 from hapi.clock import now_ms
+from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import FileLock
 from hapi.journal import Journal
@@ -79,6 +80,7 @@ class Supervisor:
             self._lock.release()
 
     def _hello(self) -> wire.Hello:
+        crash_point("supervisor.spawn.hello" if self._info is None else "supervisor.adopt.hello")
         return wire.Hello(
             name=wire.session_peer(self._session_id),
             process=self._process,
@@ -176,6 +178,7 @@ class Supervisor:
     def _welcome(self, welcome: wire.Welcome) -> None:
         self._hub_is(up=welcome.hub)
         self._hub_online = welcome.hub_online
+        crash_point("supervisor.spawn.welcomed" if self._info is None else "supervisor.adopt.welcomed")
         if welcome.order is not None and self._info is None:
             order = welcome.order
             self._info = first_info(order, self._settings.namespace, 1, started_at=now_ms(), version=hapi.__version__)
@@ -198,7 +201,9 @@ class Supervisor:
             return
         self._session = Session(started, self._link, self._directory, self._open_journal())
         self._session.hub_is(up=self._hub)
+        crash_point("supervisor.spawn.ready")
         self._session.go()
+        crash_point("supervisor.spawn.idle")
         self._spawn_task(self._finish_with(self._session))
 
     def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> wire.Spawn:
@@ -218,8 +223,10 @@ class Supervisor:
                     self._rebooted = previous.phase is not Phase.ENDED
                     order = continued(order, info, previous, self._first_order() if self._rebooted else None)
             self._directory.write_spec(order)
+            crash_point("supervisor.spawn.specified")
             self._directory.write_state(info)
             self._directory.promise(info.generation)
+            crash_point("supervisor.spawn.claimed")
         except OSError as error:
             message = f"Cannot write {self._directory.path}: {error.strerror}"
             raise HapiError(ErrorCode.DISK, message, "Is the disk full?") from None
@@ -268,6 +275,7 @@ class Supervisor:
             result = await self._stop_start(reason)
         else:
             result = await self._session.stop(reason)
+            crash_point("supervisor.stop.ended")
         self._link.reply(header, result)
         if self._session is None:
             self._done.set()

@@ -17,6 +17,7 @@ from hapi.agents import table
 from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
 from hapi.config import Config
+from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
 from hapi.kin import is_ours
 from hapi.lifecycle import Phase
@@ -90,8 +91,11 @@ class Starter:
             argv = self._argv(agent, order)
             self._preparing = asyncio.create_task(asyncio.to_thread(self._prepare, started))
             await asyncio.shield(self._preparing)
+            crash_point("supervisor.spawn.prepared")
             await self._launch(started, agent, argv)
+            crash_point("supervisor.spawn.launched")
             await self._open(started, agent, deadline)
+            crash_point("supervisor.spawn.opened")
         except BaseException:
             await asyncio.shield(self._undo(started))
             raise
