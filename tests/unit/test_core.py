@@ -951,7 +951,7 @@ def test_a_supervisor_that_dies_before_its_hello_has_ended_and_its_stop_is_answe
     core.request(cli(1), wire.StopSession(ID), T)
     assert the_answer(tell(core, "reaper", gone())).status == "already_gone"
     assert core.adoption.verdicts == {"ended": 1}
-    assert core.next_deadline() is None
+    assert core.adoption.deadline() is None
 
 
 def test_a_stop_between_the_order_and_the_first_news_reaches_the_supervisor(core):
