@@ -59,6 +59,13 @@ class Adoption:
         self._facts[session_id] = msgspec.structs.replace(self._facts[session_id], heard=True)
         return self._judge(session_id)
 
+    def died(self, session_id: str) -> Verdict | None:
+        """Its supervisor is proven dead before it spoke. None when there is no open case."""
+        if session_id not in self._facts:
+            return None
+        self._facts[session_id] = msgspec.structs.replace(self._facts[session_id], supervisor_alive=False)
+        return self._judge(session_id)
+
     def end_grace(self, now: float) -> list[str]:
         """Decide what is still open once the grace is over; the sessions that got their verdict now."""
         if not self._facts or now < self._grace_ends:

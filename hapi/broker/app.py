@@ -24,6 +24,7 @@ from hapi.broker.reattach import scan, troubles
 from hapi.broker.signals import QUIT_SIGNALS, Signals
 from hapi.broker.transport import Transport
 from hapi.config import Config
+from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import FileLock
 from hapi.store import SessionDirectory
@@ -80,6 +81,7 @@ class App:
         records = scan(self.paths.sessions, self.paths.namespace)
         self.warnings += troubles(records)
         self._carry_out(self.core.adopt(records, now, clock.now_ms()))
+        crash_point("broker.adopt.scanned")
         self._start_workers(now)
         self._write_report("running")
         while not self._done:
@@ -213,6 +215,8 @@ class App:
             return
         now = clock.monotonic()
         if isinstance(body, wire.Hello):
+            if body.info is not None:
+                crash_point("broker.adopt.heard")
             self._carry_out(self.core.hello(identity, body, now))
         elif identity not in self.core.peers.by_identity:
             self.core.counters["unwelcome"] += 1
@@ -226,9 +230,9 @@ class App:
         for effect in effects:
             match effect:
                 case Send():
-                    self.transport.send(effect.identity, effect.to, effect.body, effect.request)
+                    self._send(effect)
                 case Answer():
-                    self.transport.answer(effect.to, effect.body)
+                    self._answer(effect)
                 case ForkSession():
                     self._fork_session(effect.session_id)
                 case CloseRecord():
@@ -239,12 +243,29 @@ class App:
                     self._done = True
                     self._restart = effect.restart
 
+    def _send(self, effect: Send) -> None:
+        stop = isinstance(effect.body, wire.StopSession)
+        if stop:
+            crash_point("broker.stop.received")
+        self.transport.send(effect.identity, effect.to, effect.body, effect.request)
+        if stop:
+            crash_point("broker.stop.sent")
+
+    def _answer(self, answer: Answer) -> None:
+        if isinstance(answer.body, wire.Spawned):
+            crash_point("broker.spawn.answering")
+        elif isinstance(answer.body, wire.SessionStopped):
+            crash_point("broker.stop.answering")
+        self.transport.answer(answer.to, answer.body)
+
     def _fork_session(self, session_id: str) -> None:
         """Order a fork; no more are under way than the nursery's pipe holds, so that an order cannot block."""
+        crash_point("broker.spawn.begun")
         if self._nursery is None or self._forking >= MAX_FORKING or not self._nursery.order("session", session_id):
             self._forks_waiting.append(session_id)
         else:
             self._forking += 1
+            crash_point("broker.spawn.ordered")
 
     def _fork_waiting(self) -> None:
         """Order the forks that had to wait, those that are still wanted."""

@@ -393,10 +393,13 @@ class Core:
         return [*effects, *self.spawns.settle(session_id, failed), *stopped]
 
     def nursery_lost(self) -> list[Effect]:
-        """The nursery died: forks that were on order may never come; late ones will be turned away."""
-        heard = {key for key in self.spawns.pending if self.peers.named(wire.session_peer(key)) is not None}
-        live = {key for key, info in self.sessions.live.items() if info.supervisor is not None}
-        waiting = [key for key in self.spawns.pending if key not in live | heard]
+        """The nursery died: forks that were on order may never come; late ones will be turned away.
+
+        A supervisor that said hello has its order and goes on: its spawn is still waited for.
+        """
+        waiting = [key for key in self.spawns.pending if self.peers.named(wire.session_peer(key)) is None]
+        live = self.sessions.live
+        waiting = [key for key in waiting if key not in live or live[key].supervisor is None]
         failed = wire.Failure(
             ErrorCode.INTERNAL.value, "The nursery died while the session was starting.", "Try again."
         )
@@ -497,6 +500,7 @@ class Core:
         if peer is not None and peer.process == body.process:
             self.peers.remove(peer.name)
         found = self.losses.reaped(body)
+        self.adoption.died(body.session_id)
         info = self.sessions.live.get(body.session_id) or self.sessions.ended.get(body.session_id)
         if info is None or supervisor_of(info) != body.process:
             return []
@@ -512,7 +516,8 @@ class Core:
         if found is None and info.reason is None:  # nobody asked for it: the machine may be going down
             self.losses.keep_open(ended, now)
             closed = []
-        return [*closed, *self._tell_end(ended), *self._settle_ended(body.session_id, reason)]
+        settled = self._settle_ended(body.session_id, reason)
+        return [*closed, *self._tell_end(ended), *settled, *self._take_up(body.session_id)]
 
     def _tell_end(self, info: wire.SessionInfo) -> list[Effect]:
         """Let the hub know of an end that no supervisor can tell it any more; now, and whenever it comes back."""

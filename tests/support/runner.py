@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psutil
 
-from hapi import procs
+from hapi import config, procs, wire
+from hapi.control import Control
+from hapi.errors import NotRunning
 from hapi.ids import ProcessId
+from hapi.lifecycle import Phase
 from tests.support.hub import OfficialHub, WebClient
 from tests.support.wait import until
 
 COMMAND_S = 40
+_Reply = TypeVar("_Reply", bound=wire.ControlReply)
 _OURS = ("HAPI_", "CLI_API_", "NO_COLOR", "XDG_RUNTIME_DIR")
 
 
@@ -124,6 +128,31 @@ class Runner:
     def status(self) -> Any:
         return self.hapi("runner", "status", "--json").json
 
+    def ask(self, body: wire.ControlRequest, kind: type[_Reply]) -> _Reply:
+        """The broker's answer without the detour of a command. Raises NotRunning."""
+        return Control(config.load(environ=self.environment)).ask(body, kind)
+
+    def info(self, session_id: str) -> wire.SessionInfo | None:
+        """The session as the broker has it, also an ended one; None when it has none, or there is no broker."""
+        try:
+            found = self.ask(wire.ListSessions(ended=True), wire.SessionList).sessions
+        except NotRunning:
+            return None
+        return next((info for info in found if info.session_id == session_id), None)
+
+    def ensure(self) -> None:
+        """`hapi runner start`, if none runs."""
+        try:
+            self.ask(wire.GetStatus(), wire.Status)
+        except NotRunning:
+            self.hapi("runner", "start", check=0)
+
+    def ended(self, session_id: str) -> wire.SessionInfo:
+        """The session's record, once it says that it has ended."""
+        found = until(lambda: _if_ended(self.info(session_id)), 15, f"session {session_id} has ended")
+        assert found is not None
+        return found
+
     def sessions(self, *arguments: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.hapi("runner", "list", "--json", *arguments, check=0).json
         return found
@@ -173,6 +202,10 @@ class Runner:
         ours = [pid for pid in psutil.pids() if any(path.startswith(f"{self.home}/") for path in open_paths(pid))]
         found = {who.pid: who for pid in ours if (who := procs.identity(pid)) is not None}
         return list(found.values()) + [p for p in procs.marked("HAPI_HOME", str(self.home)) if p.pid not in found]
+
+
+def _if_ended(info: wire.SessionInfo | None) -> wire.SessionInfo | None:
+    return info if info is not None and info.phase is Phase.ENDED else None
 
 
 def identity(pid: int) -> ProcessId:

@@ -1033,6 +1033,16 @@ def test_requests_for_a_session_that_stays_silent_are_answered_after_the_grace(c
     assert the_answer(core.tick(due)).status == "still_alive"
 
 
+def test_a_supervisor_that_dies_before_its_hello_has_ended_and_its_stop_is_answered(core):
+    """It counted as quarantined five seconds later, though it was proven dead; a stop waited as long."""
+    core.adopt([Record(ID, info(), SILENT)], T, MS)
+    greet(core, "reaper")
+    core.request(cli(1), wire.StopSession(ID), T)
+    assert the_answer(tell(core, "reaper", gone())).status == "already_gone"
+    assert core.adoption.verdicts == {"ended": 1}
+    assert core.adoption.deadline() is None
+
+
 def test_a_stop_between_the_order_and_the_first_news_reaches_the_supervisor(core):
     """It was kept for a hello that had been said already: the session came up, and the stop said `still_alive`."""
     core.request(cli(1), order(), T)

@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 
 from hapi import wire
+from hapi.crashpoints import crash_point
 from hapi.workers.hub import translate
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.door import Door
@@ -74,7 +75,9 @@ class Outbox:
         for event in batch:
             for notice in translate.notices(self._session_id, event):
                 await door.emit(notice)
+        crash_point("connector.out.emitted")
         await door.call(Ping(), BARRIER_TIMEOUT_S)
+        crash_point("connector.out.confirmed")
         for _ in batch:
             self._queue.popleft()
         self._delivered = batch[-1].seq

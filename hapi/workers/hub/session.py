@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from hapi import wire
+from hapi.crashpoints import crash_point
 from hapi.lifecycle import READY, EndReason, Phase
 from hapi.workers.hub import describe
 from hapi.workers.hub.backoff import Backoff
@@ -251,6 +252,7 @@ class SessionLink:
             await self.outbox.send_batch(self._door)
         now = self._context.hub_clock.now_ms()
         await self._door.emit(SessionEnd(sid=self.session_id, time=now, reason=word))
+        crash_point("connector.stop.said")
         await self._row.write(self._door, self.snapshot(), archived=self._archive)
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
         self._end_said.set()

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from hapi.crashpoints import crash_point
+
 GARBAGE_SHOWN = 200
 _UPDATE = "session/update"
 _PROMPT = "session/prompt"
@@ -47,6 +49,7 @@ class AgentTransport:
             self._writer.write(msgspec.json.encode(message) + b"\n")
             await self._writer.drain()
         if message.get("method") == _PROMPT and self.on_prompt_sent is not None:
+            crash_point("supervisor.in.prompted")
             told, self.on_prompt_sent = self.on_prompt_sent, None
             told()
 

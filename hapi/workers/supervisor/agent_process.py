@@ -20,6 +20,7 @@ from typing import IO
 import msgspec
 
 from hapi import clock, procs
+from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.ids import ProcessId
 
@@ -161,6 +162,7 @@ class AgentProcess:
         if not skip_eof and await self._tree_gone(EOF.wait_s):
             return EOF.name, []
         for rung, number in ((TERMINATE, signal.SIGTERM), (KILL, signal.SIGKILL)):
+            crash_point("supervisor.stop.rung")
             self._signal_tree(number)
             if await self._tree_gone(rung.wait_s, repeat=number):
                 return rung.name, []

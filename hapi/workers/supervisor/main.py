@@ -16,6 +16,7 @@ import msgspec
 import hapi
 from hapi import config, log, procs, remains, wire
 from hapi.clock import now_ms
+from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import FileLock
 from hapi.journal import Journal
@@ -81,6 +82,7 @@ class Supervisor:
             self._lock.release()
 
     def _hello(self) -> wire.Hello:
+        crash_point("supervisor.spawn.hello" if self._info is None else "supervisor.adopt.hello")
         return wire.Hello(
             name=wire.session_peer(self._session_id),
             process=self._process,
@@ -181,6 +183,7 @@ class Supervisor:
     def _welcome(self, welcome: wire.Welcome) -> None:
         self._hub_is(up=welcome.hub)
         self._hub_online = welcome.hub_online
+        crash_point("supervisor.spawn.welcomed" if self._info is None else "supervisor.adopt.welcomed")
         if welcome.order is not None and self._info is None:
             order = welcome.order
             self._info = first_info(order, self._settings.namespace, 1, started_at=now_ms(), version=hapi.__version__)
@@ -205,7 +208,9 @@ class Supervisor:
             started.notes.append(f"{journal.trouble} Messages and answers of that time may be missing.")
         self._session = Session(started, self._link, self._directory, journal)
         self._session.hub_is(up=self._hub)
+        crash_point("supervisor.spawn.ready")
         self._session.go()
+        crash_point("supervisor.spawn.idle")
         self._spawn_task(self._finish_with(self._session))
 
     def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> tuple[wire.Spawn, Journal]:
@@ -224,9 +229,11 @@ class Supervisor:
                 self._rebooted = previous.phase is not Phase.ENDED
                 order = continued(order, info, previous, self._first_order() if self._rebooted else None)
             self._directory.write_spec(order)
+            crash_point("supervisor.spawn.specified")
             journal = self._journal = Journal(self._directory.journal, info.generation)
             self._directory.write_state(info)
             self._directory.promise(info.generation)
+            crash_point("supervisor.spawn.claimed")
         except OSError as error:
             message = f"Cannot write {error.filename or self._directory.path}: {error.strerror}"
             raise HapiError(ErrorCode.DISK, message, "Is the disk full, or is that not yours?") from None
@@ -271,6 +278,7 @@ class Supervisor:
     async def _stop(self, header: wire.Header, reason: EndReason, why: str = "") -> None:
         if self._session is not None:
             result = await self._session.stop(reason, why)
+            crash_point("supervisor.stop.ended")
             if why and self._starter is not None:
                 await self._starter.undo()  # for whoever asked for it, it never was
         else:

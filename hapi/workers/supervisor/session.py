@@ -15,6 +15,7 @@ import msgspec
 from hapi import wire
 from hapi.clock import monotonic, now_ms
 from hapi.closing import cut_turn, quote
+from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
 from hapi.ids import new_session_id
 from hapi.journal import Journal
@@ -117,10 +118,12 @@ class Session:
         if self.lifecycle.phase is Phase.ENDED:
             return wire.SessionStopped("already_gone", self.info.session_id)
         self._move(Phase.STOPPING)
+        crash_point("supervisor.stop.begun")
         self.asking.cancel_all("Session stopped")
         if busy:
             await self._cancel()
             await self._wait_turn_over()
+        crash_point("supervisor.stop.cancelled")
         rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
         if survivors:
             logger.error("still alive after SIGKILL: %s", survivors)
@@ -129,6 +132,7 @@ class Session:
             result = wire.SessionStopped("still_alive", self.info.session_id, rung, survivors)
             self._link.send(wire.BROKER, result)
             return result
+        crash_point("supervisor.stop.gone")
         result = wire.SessionStopped("stopped", self.info.session_id, rung)
         self._count_unknown("The session was stopped; the turn that ran was cut.")
         self._give_back_queue()
@@ -204,8 +208,10 @@ class Session:
         self.info.reason, self.info.ended_at = reason, now_ms()
         self.info.detail = detail[-_DETAIL_LIMIT:] or None
         self._record()
+        crash_point("supervisor.stop.recorded")
         if stopped is not None:
             self._link.send(wire.BROKER, stopped)
+            crash_point("supervisor.stop.told")
         self._tell()
         self.ended.set()
 
@@ -223,6 +229,7 @@ class Session:
     def receive(self, message: wire.UserMessage) -> None:
         """Put a person's message on disk and in the queue; one we know already changes nothing. Raises OSError."""
         if self._journal.received(message):
+            crash_point("supervisor.in.journalled")
             self._queued.set()
         elif message.local_id and self._with_agent(message.id):
             self._emit(wire.Consumed([message.local_id]))  # the hub asks again: it missed the first answer
@@ -300,6 +307,7 @@ class Session:
             except TimeoutError:
                 self._disk_wait_s = min(self._disk_wait_s * 2, DISK_WAIT_LONGEST_S)
             return False
+        crash_point("supervisor.in.taken")
         self._disk_wait_s = DISK_WAIT_S
         return True
 
@@ -327,6 +335,7 @@ class Session:
     def _consumed(self, message: wire.UserMessage) -> None:
         """The agent's pipe has the message; on record even when the hub has no name for it."""
         self._emit(wire.Consumed([message.local_id] if message.local_id else []))
+        crash_point("supervisor.in.consumed")
 
     def _finish_turn(self, stop_reason: str) -> None:
         for event in self._turn.finish(stop_reason):

@@ -18,6 +18,7 @@ from hapi.agents import table
 from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
 from hapi.config import Config
+from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
 from hapi.kin import is_ours
 from hapi.lifecycle import Phase
@@ -95,8 +96,11 @@ class Starter:
             agent = table.find(order.agent, self._config)
             argv = self._argv(agent, order)
             await self._prepared(started)
+            crash_point("supervisor.spawn.prepared")
             await self._launch(started, agent, argv)
+            crash_point("supervisor.spawn.launched")
             await self._open(started, agent, deadline)
+            crash_point("supervisor.spawn.opened")
         except BaseException as error:
             undoing = asyncio.ensure_future(self.undo())
             while not undoing.done():
