@@ -408,6 +408,15 @@ class Core:
         self.counters["supervisors_lost"] += 1
         return self._lose(body.session_id, EndReason.SUPERVISOR_LOST, now_ms)
 
+    def last_word(self, info: wire.SessionInfo) -> list[Effect]:
+        """The record that a dead supervisor left: it may have ended its session while no broker was there to hear it."""
+        known = self.sessions.live.get(info.session_id)
+        if info.phase is not Phase.ENDED or known is None or known.supervisor != info.supervisor:
+            return []
+        if self.peers.named(wire.HUB) is None:
+            self._untold.append(info)
+        return [*self._news(info), *self._tell(wire.HUB, wire.SessionLost(info))]
+
     def _watched(self) -> list[wire.Watched]:
         live = [item for info in self.sessions.live.values() for item in _watched(info)]
         return [*live, *self._to_reap.values()]

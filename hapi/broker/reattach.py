@@ -73,9 +73,20 @@ def _read(directory: SessionDirectory) -> Record:
         return Record(session_id, None, Facts(readable=False))
     if info.phase is Phase.ENDED or info.supervisor is None:
         return Record(session_id, info, Facts(readable=True))
+    alive = procs.is_alive(info.supervisor)
+    if not alive and (ended := _last_word(directory)) is not None:
+        return Record(session_id, ended, Facts(readable=True))
     same_boot = info.supervisor.boot_id == procs.boot_id()
-    facts = Facts(readable=True, same_boot=same_boot, supervisor_alive=procs.is_alive(info.supervisor))
-    return Record(session_id, info, facts)
+    return Record(session_id, info, Facts(readable=True, same_boot=same_boot, supervisor_alive=alive))
+
+
+def _last_word(directory: SessionDirectory) -> SessionInfo | None:
+    """The record once more, now that its writer is known to be dead, if it says that the session has ended."""
+    try:
+        info = directory.read_state()
+    except HapiError:
+        return None
+    return info if info.phase is Phase.ENDED else None
 
 
 def _put_aside(directory: SessionDirectory) -> None:

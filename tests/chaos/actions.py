@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from urllib.parse import quote
 
 from hapi import wire
@@ -188,19 +189,20 @@ class Actions:
     def answer_permissions(self, *, deny: bool = False) -> None:
         """Answer every permission request that the hub shows."""
         web = self._arena.web
-        summaries, _ = self._arena.at_web(web.sessions)
+        answer = web.deny if deny else web.approve
+        for session_id, request_id in self._requests():
+            _, trouble = self._arena.at_web(partial(answer, session_id, request_id))
+            self._log.write("permission", id=session_id, request=request_id, deny=deny, trouble=trouble)
+            if trouble is None:
+                self._arena.count("permissions answered")
+
+    def _requests(self) -> Iterator[tuple[str, str]]:
+        summaries, _ = self._arena.at_web(self._arena.web.sessions)
         for summary in summaries or []:
-            if not summary.get("pendingRequestsCount"):
-                continue
-            session, _ = self._arena.at_web(lambda summary=summary: web.session(summary["id"]))
-            for request_id in ((session or {}).get("agentState") or {}).get("requests") or {}:
-                answer = web.deny if deny else web.approve
-                _, trouble = self._arena.at_web(
-                    lambda summary=summary, request_id=request_id: answer(summary["id"], request_id)
-                )
-                self._log.write("permission", id=summary["id"], request=request_id, deny=deny, trouble=trouble)
-                if trouble is None:
-                    self._arena.count("permissions answered")
+            if summary.get("pendingRequestsCount"):
+                session, _ = self._arena.at_web(partial(self._arena.web.session, summary["id"]))
+                for request_id in ((session or {}).get("agentState") or {}).get("requests") or {}:
+                    yield summary["id"], request_id
 
     def _abort(self, dice: Dice) -> None:
         session_id = self._pick(dice[0])

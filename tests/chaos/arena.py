@@ -37,6 +37,7 @@ class Arena:
         self.runner = Runner(place / "h")
         self.runner.settings(agents={"claude": {"use": "demo"}})
         self.runner.environment["HAPI_RUNNER_HEARTBEAT_INTERVAL"] = str(HEARTBEAT_MS)
+        self.runner.environment["PYTHONPATH"] = str(Path(__file__).parents[2])  # this tree, whatever is installed
         self.hub = OfficialHub(place / "hub")
         self.over = threading.Event()
         self._ended: set[str] = set()

@@ -161,14 +161,17 @@ def _stale(process: Process, ended: set[str]) -> list[str]:
 
 
 def _dead_pidfds(pid: int) -> list[str]:
-    dead = []
     try:
-        for fd in os.listdir(f"/proc/{pid}/fdinfo"):
-            if "\nPid:\t-1\n" in Path(f"/proc/{pid}/fdinfo/{fd}").read_text():
-                dead.append(fd)
+        return [fd for fd in os.listdir(f"/proc/{pid}/fdinfo") if _is_dead_pidfd(f"/proc/{pid}/fdinfo/{fd}")]
     except OSError:
-        pass  # it ended, or closed that one, while we looked
-    return dead
+        return []  # it ended while we looked
+
+
+def _is_dead_pidfd(path: str) -> bool:
+    try:
+        return "\nPid:\t-1\n" in Path(path).read_text()
+    except OSError:
+        return False  # it was closed while we looked
 
 
 # --------------------------------------------------------------------------------------------------------------- hub

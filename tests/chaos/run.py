@@ -71,7 +71,7 @@ class Run:
                 continue
             do = faults.do if step.is_fault else actions.do
             pending[step.is_fault].add(pools[step.is_fault].submit(self._guarded, do, step))
-        done, late = wait(pending[True] | pending[False], LONGEST_ACTION_S)
+        _, late = wait(pending[True] | pending[False], LONGEST_ACTION_S)
         self._asked.hung += [f"an action did not end within {LONGEST_ACTION_S} s" for _ in late]
         self._arena.over.set()
         for pool in pools:
