@@ -135,7 +135,7 @@ def _cut_visibly(asked: Asked, message: Message, record: Record, nth: int) -> It
     """A turn without an answer must be one of those that we cut: one per abort, and the last one of an ended session."""
     cuts = asked.cuts_of(message.session_id)
     allowed = cuts.count("abort") + (0 if record.live else 1)
-    if any(text.split()[-1:] == [message.marker] for text in record.undelivered):
+    if any(text.split()[-1:] == [message.marker] for text in record.undelivered.values()):
         yield Problem("lost", message.session_id, f"{message.marker}: answered, but the hub never got the answer")
     elif nth > allowed:
         state = "live" if record.live else f"ended ({record.reason})"
@@ -152,12 +152,18 @@ def _never_taken(message: Message, record: Record, session: HubSession | None) -
         yield Problem("lost", message.session_id, f"{message.marker}: accepted, but not in the journal")
 
 
+def _missing(record: Record, session: HubSession | None) -> list[str]:
+    """The words of the events that the hub never got. It may have them although the journal does not know it."""
+    there = {row.local_id for row in (session.rows if session else [])}
+    return [words for seq, words in record.undelivered.items() if f"a:{record.session_id[:8]}:{seq}" not in there]
+
+
 def _undelivered(world: World) -> Iterator[Problem]:
     for record in world.records.values():
-        if record.undelivered:
+        missing = _missing(record, world.hub.get(record.session_id))
+        if missing:
             state = "live" if record.live else f"ended ({record.reason})"
-            last = record.undelivered[-1][:80]
-            words = f"{state}: {len(record.undelivered)} events the hub never got; the last: {last}"
+            words = f"{state}: {len(missing)} events the hub never got; the last: {missing[-1][:80]}"
             yield Problem("lost", record.session_id, words)
 
 

@@ -9,7 +9,8 @@ Identity = tuple[int, int]  # pid, start ticks
 
 @dataclass
 class Record:
-    """A session's directory. `fates`: hub's message id → queued, taken, removed. `undelivered`: events' words."""
+    """A session's directory. `fates`: hub's message id → queued, taken, removed. `undelivered`: the
+    words of the events, by number, that the chat should show and that the journal does not know to be at the hub."""
 
     session_id: str
     directory: str = ""
@@ -20,7 +21,7 @@ class Record:
     problem: str | None = None
     fates: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-    undelivered: list[str] = field(default_factory=list)
+    undelivered: dict[int, str] = field(default_factory=dict)
     torn_bytes: int = 0
 
     @property

@@ -21,6 +21,7 @@ from tests.support.runner import Runner, open_paths
 
 _FRAME = struct.Struct("<II")
 _PAGE = 200
+_NOT_SHOWN = {"consumed", "indeterminate", "turn_ended"}
 _open = build_opener(ProxyHandler({})).open
 
 
@@ -82,13 +83,14 @@ def _read_journal(path: Path, record: Record) -> None:
             case "taken" | "removed":
                 record.fates[entry["id"]] = entry["type"]
             case "emitted":
-                events[entry["event"]["seq"]] = _words(entry["event"]["event"])
+                if entry["event"]["event"]["type"] not in _NOT_SHOWN:
+                    events[entry["event"]["seq"]] = _words(entry["event"]["event"])
             case "delivered":
                 delivered = max(delivered, entry["seq"])
             case "base":
                 delivered = entry["delivered"]
                 record.fates.update(entry["fates"])
-    record.undelivered = [words for seq, words in sorted(events.items()) if seq > delivered]
+    record.undelivered = {seq: words for seq, words in sorted(events.items()) if seq > delivered}
     record.torn_bytes = len(data) - at
 
 

@@ -120,7 +120,7 @@ def two_turns_of_an_ended_session_without_answers(asked, world):
 
 @doctor("lost")
 def events_that_stayed_in_the_journal(asked, world):
-    world.records[ENDED].undelivered = ["turn_ended"]
+    world.records[ENDED].undelivered = {7: "The agent ended."}
 
 
 @doctor("lost")
@@ -303,7 +303,9 @@ def test_each_doctored_world_is_found_out(name):
     assert "SEED=7" in report.sentence(7, 60, rows, problems)
 
 
-@pytest.mark.parametrize("how", ["cut by the end", "aborted", "indeterminate", "queued at the end", "lost answer"])
+@pytest.mark.parametrize(
+    "how", ["cut by the end", "aborted", "indeterminate", "queued at the end", "lost answer", "unconfirmed"]
+)
 def test_what_is_no_loss(how):
     asked, world = healthy()
     if how == "cut by the end":
@@ -317,6 +319,9 @@ def test_what_is_no_loss(how):
     elif how == "queued at the end":
         world.hub[ENDED].rows.pop()
         world.records[ENDED].fates["row-m2"] = "queued"
+    elif how == "unconfirmed":
+        world.records[ENDED].undelivered = {7: "The agent ended."}
+        world.hub[ENDED].rows.append(Row("note", f"a:{ENDED[:8]}:7", "remark", "The agent ended.", invoked=True))
     else:
         asked.messages.append(Message("hub", LIVE, "hello m5", "m5", "l5"))
         asked.spawns.append(Spawn("hub", "/w/5"))
@@ -345,7 +350,7 @@ def test_the_checkers_own_reader_agrees_with_the_journal(tmp_path):
     journal.close()
     (directory / "state.json").write_text('{"directory": "/w", "phase": "idle"}')
     record = read_records(tmp_path)["1111"]
-    assert (record.fates, record.undelivered) == ({"a": "taken", "b": "queued"}, ["three"])
+    assert (record.fates, record.undelivered) == ({"a": "taken", "b": "queued"}, {3: "three"})
     assert (record.texts["b"], record.live, record.torn_bytes) == ("second", True, 0)
     data = (directory / "journal").read_bytes()
     assert len(list(journal_frames(data[:-1]))) == len(list(journal_frames(data))) - 1
