@@ -1,17 +1,30 @@
-"""What goes wrong: processes killed or frozen, hubs gone. One fault at a time may freeze; kills come in between."""
+"""What goes wrong: processes killed or frozen, the hub gone; at any moment, or a moment after something was asked."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+from tests.chaos.actions import Actions
 from tests.chaos.arena import Arena
 from tests.chaos.facts import Process
 
 FREEZE_S = (0.3, 4.0)
 HUB_AWAY_S = (0.0, 6.0)
 WORKERS = ("hub", "reaper", "nursery")
+AMBUSH_S = 0.3
+AMBUSHED = (
+    "kill broker",
+    "kill hub",
+    "kill hub",
+    "kill reaper",
+    "kill nursery",
+    "kill session",
+    "kill agent",
+    "hub killed",
+)
 
 Dice = tuple[float, ...]
 
@@ -19,8 +32,9 @@ Dice = tuple[float, ...]
 class Faults:
     """`do` carries out one fault of the plan, and what belongs to its end (SIGCONT, the hub's return, a start)."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, actions: Actions) -> None:
         self._arena = arena
+        self._actions = actions
         self._hub = threading.Lock()
         self._kinds: dict[str, Callable[[Dice], None]] = {
             "kill broker": self._kill_broker,
@@ -32,6 +46,8 @@ class Faults:
             "hub killed": lambda dice: self._hub_away(dice, self._arena.hub.kill),
             "hub stopped": lambda dice: self._hub_away(dice, self._arena.hub.stop),
         }
+        for action in ("message by hub", "spawn by control", "spawn by hub", "stop by command", "archive by hub"):
+            self._kinds[f"ambush {action}"] = lambda dice, action=action: self._ambush(action, dice)
         for role in WORKERS:
             self._kinds[f"kill {role}"] = lambda _, role=role: self._kill(self._arena.of_role(role))
         for role in ("broker", *WORKERS, "session"):
@@ -42,6 +58,19 @@ class Faults:
         self._arena.log.write("fault", kind=kind)
         self._arena.count(f"fault: {kind}")
         self._kinds[kind](dice)
+
+    def _ambush(self, action: str, dice: Dice) -> None:
+        """Have something under way, then kill one of those who carry it."""
+        times = 3 if action == "message by hub" else 1
+        with ThreadPoolExecutor(times) as pool:
+            asked = [
+                pool.submit(self._actions.do, action, tuple((die + turn * 0.37) % 1 for die in dice))
+                for turn in range(times)
+            ]
+            self._arena.pause(dice[4] * AMBUSH_S)
+            self.do(AMBUSHED[int(dice[5] * len(AMBUSHED))], dice)
+            for one in asked:
+                one.result()
 
     def _kill(self, victims: list[Process]) -> None:
         for victim in victims:
@@ -71,7 +100,9 @@ class Faults:
         self._kill_runner(dice, ("broker", *WORKERS))
 
     def _kill_session(self, dice: Dice) -> None:
-        victim = _one(self._arena.of_role("session"), dice[0])
+        supervisors = self._arena.of_role("session")
+        busy = [process for process in supervisors if process.title.endswith((" working", " waiting", " starting"))]
+        victim = _one(busy if dice[3] < 0.7 and busy else supervisors, dice[0])
         if victim is not None:
             self._cut(victim)
             self._kill([victim])

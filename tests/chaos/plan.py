@@ -31,8 +31,8 @@ FAULTS = {
     "kill hub": 10,
     "kill reaper": 7,
     "kill nursery": 7,
-    "kill session": 7,
-    "kill agent": 5,
+    "kill session": 10,
+    "kill agent": 7,
     "kill all workers": 4,
     "kill all but agents": 2,
     "freeze broker": 6,
@@ -43,6 +43,11 @@ FAULTS = {
     "freeze agent": 4,
     "hub killed": 8,
     "hub stopped": 5,
+    "ambush message by hub": 16,
+    "ambush spawn by control": 6,
+    "ambush spawn by hub": 5,
+    "ambush stop by command": 6,
+    "ambush archive by hub": 5,
 }
 
 

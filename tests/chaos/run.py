@@ -60,7 +60,8 @@ class Run:
         watcher.start()
         pools = ThreadPoolExecutor(AT_ONCE), ThreadPoolExecutor(FAULTS_AT_ONCE)
         pending: dict[bool, set[Future[None]]] = {True: set(), False: set()}
-        actions, faults = Actions(self._arena), Faults(self._arena)
+        actions = Actions(self._arena)
+        faults = Faults(self._arena, actions)
         started = time.monotonic()
         for step in plan(self._seed, self._seconds):
             self._arena.pause(max(0.0, started + step.at_s - time.monotonic()))
