@@ -311,8 +311,12 @@ class Core:
         return [*self.spawns.settle(session_id, failed), *stopped]
 
     def nursery_lost(self) -> list[Effect]:
-        """The nursery died: forks that were on order may never come; late ones will be turned away."""
-        waiting = [key for key in self.spawns.pending if key not in self.sessions.live]
+        """The nursery died: forks that were on order may never come; late ones will be turned away.
+
+        A child that has said hello has its order, and starts the session although nobody heard of it yet.
+        """
+        here = {*self.sessions.live, *(peer.name.partition(":")[2] for peer in self.peers.of_role("session"))}
+        waiting = [key for key in self.spawns.pending if key not in here]
         failed = wire.Failure(
             ErrorCode.INTERNAL.value, "The nursery died while the session was starting.", "Try again."
         )

@@ -594,6 +594,13 @@ def test_the_nursery_takes_the_forks_on_order_with_it(core):
     assert bodies(greet(core, NAME), wire.Refused)
 
 
+def test_a_child_that_has_its_order_outlives_the_nursery(core):
+    core.request(cli(), order(), T)
+    greet(core, NAME)
+    assert core.nursery_lost() == []
+    assert answers(tell(core, NAME, wire.SessionChanged(info()))) == [(1, wire.Spawned(info()))]
+
+
 def test_sessions_hear_when_the_hub_comes_and_goes_and_only_then(core):
     running(core)
     greet(core, "hub")

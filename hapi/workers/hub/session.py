@@ -88,7 +88,7 @@ class SessionLink:
     def lose(self, info: wire.SessionInfo) -> None:
         """The session's supervisor is gone without a last word."""
         if self._end is None:
-            self.newest = msgspec.structs.replace(self.newest, info=info) if self.newest else wire.Snapshot(info=info)
+            self.newest = describe.lost(self.newest or wire.Snapshot(info=info), info)
             self._row.must_exist = self._row.must_exist or self.task is None
             self._begin_end(
                 "error" if info.reason is None else describe.end_word(info), archive=describe.was_stopped(info)
