@@ -8,7 +8,7 @@ CODEX_ACP_VERSION := 0.16.0
 HUB := .cache/hub/.installed-$(HUB_VERSION)
 CODEX := .cache/codex/.installed-$(CODEX_ACP_VERSION)
 
-.PHONY: help setup demo test unit lint format clean
+.PHONY: help setup demo test unit chaos lint format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -30,6 +30,10 @@ test: $(BIN)/.installed ## Set up and run the whole suite
 
 unit: $(BIN)/.installed ## The fast tests only
 	$(BIN)/pytest tests/unit $(ARGS)
+
+chaos: $(BIN)/.installed ## Break things for MINUTES (3) by SEED (made up), then prove that nothing was lost
+	@$(MAKE) --no-print-directory $(HUB)
+	@PYTHONPATH=. $(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
 
 lint: $(BIN)/.installed ## Format, lint and types, changing nothing
 	$(BIN)/ruff format --check .

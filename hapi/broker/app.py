@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -222,7 +223,14 @@ class App:
             self.core.counters["unwelcome"] += 1
             self.transport.send(identity, header.sender, wire.HelloWanted())
         else:
+            if isinstance(body, wire.SupervisorGone):
+                self._hear_last_word(body.session_id)
             self._carry_out(self.core.tell(identity, header, body, now, clock.now_ms()))
+
+    def _hear_last_word(self, session_id: str) -> None:
+        """Before a session is called lost: does its record say that it had ended?"""
+        with contextlib.suppress(HapiError):  # no record, no word
+            self._carry_out(self.core.last_word(SessionDirectory(self.paths.session(session_id)).read_state()))
 
     # ------------------------------------------------------------------------------------------------- effects
 

@@ -169,7 +169,7 @@ class Core:
         if len(wire.encode(order)) > wire.MAX_ORDER_BYTES:
             raise HapiError(ErrorCode.TOO_LARGE, "The order is too large; its environment perhaps.")
         live = self.sessions.live.get(order.session_id)
-        if self.losses.awaits_reaping(order.session_id):
+        if live is not None and self.losses.awaits_reaping(live):
             raise _being_ended(order.session_id)
         pending = order.session_id in self.spawns.pending
         if live is not None and live.phase in READY and not pending:
@@ -201,7 +201,7 @@ class Core:
 
     def _stop_live(self, to: ReplyTo, info: wire.SessionInfo, body: wire.StopSession, now: float) -> list[Effect]:
         peer = self.peers.named(wire.session_peer(info.session_id))
-        if peer is None and not self.losses.awaits_reaping(info.session_id):
+        if peer is None and not self.losses.awaits_reaping(info):
             self.counters["stops_unheard"] += 1
             return [Answer(to, wire.SessionStopped("still_alive", info.session_id, survivors=_pids(info)))]
         if not self.stops.begin(info.session_id, to, now) or peer is None:
@@ -242,7 +242,7 @@ class Core:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {info.session_id} has ended.", "Spawn a new one.")
         if self.adoption.defer(info.session_id, to, body, now):
             return []
-        if self.losses.awaits_reaping(info.session_id):
+        if self.losses.awaits_reaping(info):
             raise _being_ended(info.session_id)
         if peer is None:
             raise HapiError(ErrorCode.TIMEOUT, "The session's supervisor does not answer at the moment.", "Try again.")
@@ -485,6 +485,8 @@ class Core:
             effects += self.spawns.settle(info.session_id, wire.Spawned(info))
         if info.phase is Phase.ENDED:  # its supervisor still has words for the hub: it stays a peer until it is gone
             ended = wire.Failure(ErrorCode.AGENT_FAILED.value, f"The session ended: {info.reason}.", info.detail or "")
+            if info.supervisor is not None:
+                self.losses.find(info, EndReason.SUPERVISOR_LOST)  # a reaper that comes later watches it, too
             effects += self._tell("reaper", wire.Unwatch(info.session_id))
             effects += self.spawns.settle(info.session_id, ended)
             effects += self.stops.settle(wire.SessionStopped("already_gone", info.session_id))
@@ -525,9 +527,16 @@ class Core:
             return []
         return self._tell(wire.HUB, wire.SessionLost(info))
 
+    def last_word(self, info: wire.SessionInfo) -> list[Effect]:
+        """The record that a dead supervisor left: it may have ended its session while no broker was there to hear it."""
+        known = self.sessions.live.get(info.session_id)
+        if info.phase is not Phase.ENDED or known is None or known.supervisor != info.supervisor:
+            return []
+        return self._news(info)
+
     def _watched(self) -> list[wire.Watched]:
         live = self.sessions.live.values()
-        known = [watched(i) for i in live if i.supervisor and not self.losses.awaits_reaping(i.session_id)]
+        known = [watched(i) for i in live if i.supervisor and not self.losses.awaits_reaping(i)]
         return [*known, *self.losses.to_reap()]
 
     def _tell(self, name: str, body: Any) -> list[Effect]:

@@ -27,12 +27,13 @@ class Losses:
         self._open: dict[str, tuple[float, SessionInfo]] = {}
 
     def find(self, info: SessionInfo, reason: EndReason) -> None:
-        """Its supervisor was dead before we came: it ends for that reason, once the reaper has ended what it left."""
+        """Its supervisor is dead, or about to end: it ends for that reason, once the reaper has ended what is left."""
         self._to_reap[info.session_id] = (info, reason)
 
-    def awaits_reaping(self, session_id: str) -> bool:
+    def awaits_reaping(self, info: SessionInfo) -> bool:
         """Whether it was found without its supervisor, and what is left of it may still live."""
-        return session_id in self._to_reap
+        found, _ = self._to_reap.get(info.session_id, (None, None))
+        return found is not None and supervisor_of(found) == supervisor_of(info)
 
     def to_reap(self) -> list[wire.Watched]:
         return [watched(info) for info, _ in self._to_reap.values()]

@@ -104,18 +104,33 @@ def _read(directory: SessionDirectory, namespace: str) -> Record:
     except StateUnreadable as error:
         logger.warning("record %s is %s: %s", session_id, _WORDS[error.fault], error.message)
         return _unreadable(directory, namespace, error.fault)
+    alive = _has_supervisor(info, directory)
+    if not alive:
+        info = _last_word(directory) or info
     if info.phase is Phase.ENDED:
         return Record(session_id, info, Facts(readable=True), untold=not directory.is_told(info.generation))
-    if info.supervisor is None:
-        return Record(session_id, info, Facts(readable=True))
-    same_boot = info.supervisor.boot_id == procs.boot_id()
     facts = Facts(
         readable=True,
-        same_boot=same_boot,
-        supervisor_alive=procs.is_alive(info.supervisor) and may_supervise(info.supervisor.pid, directory.lock),
-        interrupted=info.phase in READY,
+        same_boot=info.supervisor is None or info.supervisor.boot_id == procs.boot_id(),
+        supervisor_alive=alive,
+        interrupted=info.supervisor is not None and info.phase in READY,
     )
     return Record(session_id, info, facts)
+
+
+def _has_supervisor(info: SessionInfo, directory: SessionDirectory) -> bool:
+    """Whether the recorded supervisor lives, and is one: a stranger with its identity holds no lock of the session."""
+    who = info.supervisor
+    return who is not None and procs.is_alive(who) and may_supervise(who.pid, directory.lock)
+
+
+def _last_word(directory: SessionDirectory) -> SessionInfo | None:
+    """The record once more, now that its writer is known to be dead, if it says that the session has ended."""
+    try:
+        info = directory.read_state()
+    except HapiError:
+        return None
+    return info if info.phase is Phase.ENDED else None
 
 
 def _unreadable(directory: SessionDirectory, namespace: str, fault: Fault) -> Record:

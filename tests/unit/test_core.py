@@ -595,6 +595,38 @@ def test_the_unknown_messages_of_a_lost_session_are_counted(core):
     assert core.sessions.ended[ID].unknown_messages == 1
 
 
+def test_an_end_on_record_that_nobody_heard_of_is_believed(core):
+    running(core)
+    greet(core, "reaper")
+    greet(core, "hub")
+    core.request(cli(), wire.StopSession(ID), T)
+    ended = info(phase=Phase.ENDED, reason=EndReason.STOPPED_FROM_HUB, ended_at=5)
+    effects = core.last_word(ended) + tell(core, "reaper", gone())
+    assert [effect for effect in effects if isinstance(effect, CloseRecord)] == []
+    assert Send(b"hub", "hub", wire.SessionLost(ended)) in effects
+    assert answers(effects) == [(1, wire.SessionStopped("already_gone", ID))]
+    assert (core.sessions.live, core.sessions.ended) == ({}, {ID: ended})
+    assert core.counters["supervisors_lost"] == 0
+
+
+def test_an_end_that_no_connector_heard_of_is_told_to_the_next(core):
+    running(core)
+    ended = info(phase=Phase.ENDED, reason=EndReason.STOPPED_BY_USER, ended_at=5)
+    core.last_word(ended)
+    assert bodies(greet(core, "reaper"), wire.Watch)[0].sessions[0].supervisor == SUPERVISOR
+    tell(core, "reaper", gone())
+    assert bodies(greet(core, "hub"), wire.SessionLost) == [wire.SessionLost(ended)]
+
+
+@pytest.mark.parametrize(
+    "record", [info(), info(phase=Phase.ENDED, supervisor=ProcessId(100, 99, "boot")), info(OTHER, phase=Phase.ENDED)]
+)
+def test_a_record_that_says_nothing_new_changes_nothing(core, record):
+    found = running(core)
+    assert core.last_word(record) == []
+    assert core.sessions.live == {ID: found}
+
+
 def test_an_old_generation_that_is_gone_ends_nothing(core):
     found = running(core)
     greet(core, "reaper")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from hapi import wire
@@ -86,6 +87,17 @@ def creation(snapshot: wire.Snapshot, host: Host, now: int) -> Json:
         "agentState": agent_state(snapshot),
         **chosen,
     }
+
+
+def lost(snapshot: wire.Snapshot, info: wire.SessionInfo) -> wire.Snapshot:
+    """The last state of a session that ended as `info` says and cannot say so itself: nobody waits for leave any more."""
+    canceled = [
+        wire.PermissionOutcome(
+            request=request, completed_at=info.ended_at or request.created_at, status="canceled", reason="Session ended"
+        )
+        for request in snapshot.requests
+    ]
+    return msgspec.structs.replace(snapshot, info=info, requests=[], outcomes=[*snapshot.outcomes, *canceled])
 
 
 def end_word(info: wire.SessionInfo) -> EndWord:

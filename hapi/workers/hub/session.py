@@ -92,7 +92,7 @@ class SessionLink:
         if self.newest is None and not left:
             self._row.must_exist = True  # the hub may know it, but there is nothing to show to one that does not
         base = self.newest or wire.Snapshot(info=info, worktree=info.worktree)
-        self.newest = msgspec.structs.replace(base, info=info, last_seq=left[-1].seq if left else 0)
+        self.newest = msgspec.structs.replace(describe.lost(base, info), last_seq=left[-1].seq if left else 0)
         self._begin_end(describe.end_word(info), archive=describe.was_stopped(info))
         if left:
             self.take_events(left)

@@ -289,7 +289,7 @@ class Session:
         while True:
             await self._queued.wait()
             self._queued.clear()
-            while self._journal.state.queue and self._stopping is None:
+            while self._journal.state.queue and self._stopping is None and self._agent.exit is None:
                 message = next(iter(self._journal.state.queue.values()))
                 if await self._take(message):
                     await self._run_turn(message)
@@ -324,7 +324,9 @@ class Session:
                 self._emit(event)
         except HapiError as error:
             self._finish_turn(stop_reason)
-            if self._agent.exit is None and self._stopping is None:
+            if self._agent.exit is not None:
+                return  # the session ends with this turn: `_watch_agent` says how
+            if self._stopping is None:
                 self._emit(wire.Note(error.message, is_error=True))
         if self.lifecycle.phase not in BUSY:
             return  # stopped meanwhile
