@@ -38,6 +38,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     extra_headers: dict[str, str]
     supervised: bool
     handoff_disabled: bool
+    handoff_window_ms: int
     create_directories: bool
     agents: dict[str, dict[str, Any]]
     sources: dict[str, str]
@@ -80,6 +81,7 @@ def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.en
         extra_headers=reader.headers(),
         supervised=reader.flag("supervised", "HAPI_RUNNER_SUPERVISED"),
         handoff_disabled=reader.flag("handoff_disabled", "HAPI_DISABLE_VERSION_HANDOFF"),
+        handoff_window_ms=reader.number("handoff_window_ms", "HAPI_HANDOFF_WINDOW_MS", 300_000),
         create_directories=reader.setting_flag("create_directories", "createDirectories", default=True),
         agents=reader.agents(),
         sources=reader.sources,

@@ -77,6 +77,32 @@ class FileLock:
         os.pwrite(fd, note.encode(), 0)
         return True
 
+    def adopt(self, fd: int) -> bool:
+        """Take the lock over from the image that this process ran before: `fd` came through its exec, lock held.
+
+        False, and `fd` is left alone, when it is not this file or another process holds the lock.
+        """
+        try:
+            if not os.path.samestat(os.fstat(fd), self._path.stat()) or not _try_exclusive(fd):
+                return False
+        except OSError:
+            return False
+        os.set_inheritable(fd, False)
+        self._fd = fd
+        return True
+
+    def bequeath(self) -> int:
+        """The descriptor of the held lock, made to survive an exec, for `adopt`."""
+        if self._fd is None:
+            raise RuntimeError("the lock is not held")
+        os.set_inheritable(self._fd, True)
+        return self._fd
+
+    def keep(self) -> None:
+        """Undo `bequeath`: the exec did not take place."""
+        if self._fd is not None:
+            os.set_inheritable(self._fd, False)
+
     def release(self) -> None:
         """Give the lock up; may be called twice."""
         if self._fd is not None:

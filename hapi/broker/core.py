@@ -13,18 +13,21 @@ import msgspec
 
 from hapi import wire
 from hapi.broker.adoption import Adoption
-from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, ReplyTo, Send, WriteReport
+from hapi.broker.effects import Answer, CloseRecord, Effect, Ending, ForkSession, Quit, ReplyTo, Send, WriteReport
 from hapi.broker.peers import Peer, Peers, about_itself, may_tell_broker, role
 from hapi.broker.reattach import Record, Verdict
 from hapi.broker.relays import Relays
 from hapi.broker.sessions import Sessions
 from hapi.broker.spawns import Spawns, Stops
+from hapi.broker.upgrade import Upgrade
 from hapi.errors import ErrorCode, HapiError
+from hapi.handoff import SOURCE as HANDOFF_SOURCE
+from hapi.handoff import Build
 from hapi.ids import session_id as canonical
 from hapi.lifecycle import READY, EndReason, Phase
 
 SHUTDOWN_DEADLINE_S = 3.0
-RESTART_SOURCE = "hapi-app"  # the web's button means: stop, and let the service manager start a new one
+RESTART_SOURCES = frozenset({"hapi-app", HANDOFF_SOURCE})  # stop, and let the service manager start a new one
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,9 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     started_at: int = 0
     umask: int = 0o022
+    fingerprint: str = ""
+    handoff_disabled: bool = False
+    handoff_window_s: float = 300.0
 
 
 class Core:
@@ -54,12 +60,14 @@ class Core:
         self.adoption = Adoption()
         self.hub = wire.HubStatus()
         self.last_heartbeat: int | None = None
-        self.installed_version = settings.version
+        running = Build(settings.version, settings.fingerprint)
+        self.upgrade = Upgrade(running, disabled=settings.handoff_disabled, retry_s=settings.handoff_window_s)
         self._to_reap: dict[str, wire.Watched] = {}
         self._untold: list[wire.SessionInfo] = []
         self._stop_waiters: list[ReplyTo] = []
         self._stop_deadline: float | None = None
-        self._restart = False
+        self._ending = Ending.STOP
+        self._has_quit = False
         self.relays = Relays()
 
     @property
@@ -191,10 +199,19 @@ class Core:
         """Say goodbye to the hub, then quit; at most SHUTDOWN_DEADLINE_S. Sessions live on. May be asked again."""
         if to is not None:
             self._stop_waiters.append(to)
-        if self.stopping:
-            return []
-        logger.info("stopping on behalf of %s", source)
-        self._restart = source == RESTART_SOURCE
+        return self._stop(source, Ending.RESTART if source in RESTART_SOURCES else Ending.STOP, now)
+
+    def hand_over(self, now: float) -> list[Effect]:
+        """As `stop_runner`, for the installed code to take over; a stop that somebody asks for meanwhile wins."""
+        return [] if self.stopping else self._stop(HANDOFF_SOURCE, Ending.REPLACE, now)
+
+    def _stop(self, source: str, ending: Ending, now: float) -> list[Effect]:
+        under_way = self.stopping
+        if not under_way or self._ending is Ending.REPLACE:
+            logger.info("stopping on behalf of %s", source)
+            self._ending = ending
+        if under_way:
+            return self._quit() if self._has_quit else []
         self._stop_deadline = now + SHUTDOWN_DEADLINE_S
         hub = self.peers.named(wire.HUB)
         if hub is None:
@@ -202,6 +219,7 @@ class Core:
         return [WriteReport(), Send(hub.identity, hub.name, wire.Shutdown(source), request=1)]
 
     def _quit(self) -> list[Effect]:
+        self._has_quit = True
         body = wire.RunnerStopping(len(self.sessions.live))
         answers = [Answer(waiter, body) for waiter in self._stop_waiters]
         self._stop_waiters = []
@@ -219,20 +237,23 @@ class Core:
             *self.stops.end_all(stopped),
             *self.relays.end_all(stopped),
         ]
-        return [*answers, *rest, Quit(self._restart)]
+        return [*answers, *rest, Quit(self._ending)]
 
     # -------------------------------------------------------------------------------------------- peers
 
     def hello(self, identity: bytes, body: wire.Hello, now: float) -> list[Effect]:
         """A worker introduces itself."""
-        peer = Peer(identity, body.name, body.process, body.generation, now)
+        if body.protocol < wire.OLDEST_LEVEL:
+            return self._too_old(identity, body)
+        level = min(body.protocol, wire.PROTOCOL_LEVEL)
+        peer = Peer(identity, body.name, body.process, body.generation, now, level)
         if role(body.name) == "session":
             return self._session_hello(peer, body)
         if body.name not in {wire.HUB, wire.REAPER}:
             self.counters["wrong_role"] += 1
             return [Send(identity, body.name, wire.Refused(f"nobody is called {body.name!r}"))]
         self.peers.add(peer)
-        effects: list[Effect] = [Send(identity, body.name, self._welcome())]
+        effects: list[Effect] = [Send(identity, body.name, self._welcome(peer))]
         if body.name == wire.REAPER:
             effects.append(Send(identity, body.name, wire.Watch(self._watched())))
         else:
@@ -240,6 +261,14 @@ class Core:
             effects += [Send(identity, body.name, wire.SessionLost(info)) for info in self._untold]
             self._untold.clear()
         return [*effects, WriteReport()]
+
+    def _too_old(self, identity: bytes, body: wire.Hello) -> list[Effect]:
+        """Not `refused`, which would end a session: it works on, and a broker that speaks its level may come back."""
+        self.counters["protocol_mismatches"] += 1
+        spoken = f"{body.name} speaks level {body.protocol}, this runner {wire.OLDEST_LEVEL} to {wire.PROTOCOL_LEVEL}."
+        logger.warning("%s", spoken)
+        hint = f"Run the version that it came with ({body.version}), or end it: hapi doctor clean"
+        return [Send(identity, body.name, wire.Failure(ErrorCode.PROTOCOL_MISMATCH.value, spoken, hint))]
 
     def _session_hello(self, peer: Peer, body: wire.Hello) -> list[Effect]:
         session_id = body.name.partition(":")[2]
@@ -252,7 +281,7 @@ class Core:
             return effects + self._stopped_while_starting(session_id)
         self.peers.add(peer)
         order = spawn.order if spawn is not None and body.info is None else None
-        effects = [Send(peer.identity, peer.name, self._welcome(order))]
+        effects = [Send(peer.identity, peer.name, self._welcome(peer, order))]
         if self.adoption.heard(session_id):
             effects += self._take_up(session_id)
         if body.info is not None:
@@ -279,7 +308,7 @@ class Core:
         stopped = wire.SessionStopped("stopped", session_id, "before_start")
         return [*self.spawns.settle(session_id, failed), *self.stops.settle(stopped)]
 
-    def _welcome(self, order: wire.Spawn | None = None) -> wire.Welcome:
+    def _welcome(self, peer: Peer, order: wire.Spawn | None = None) -> wire.Welcome:
         hub = self.peers.named(wire.HUB) is not None
         return wire.Welcome(
             instance=self.settings.instance,
@@ -290,6 +319,7 @@ class Core:
             runner_pid=self.settings.pid,
             runner_started_at=self.settings.started_at,
             umask=self.settings.umask,
+            protocol=peer.protocol,
         )
 
     def child_ended(self, session_id: str, pid: int, code: int) -> list[Effect]:
@@ -320,9 +350,7 @@ class Core:
 
     def warnings(self) -> list[str]:
         """What a person should know, for `hapi runner status`."""
-        if self.installed_version == self.settings.version:
-            return []
-        return [f"Version {self.installed_version} is installed; this is {self.settings.version}: hapi runner start"]
+        return self.upgrade.warnings()
 
     def peer_gone(self, name: str) -> list[Effect]:
         """A worker's process ended."""
@@ -346,6 +374,8 @@ class Core:
             return list(relayed)
         if isinstance(body, wire.Spawn | wire.StopSession | wire.StopRunner):
             return self.request(ReplyTo("bus", identity, header.sender, header.request), body, now)
+        if isinstance(body, wire.Heartbeat):
+            return self._heartbeat(body, now)
         return self._take_news(peer, body, now_ms)
 
     def _take_news(self, peer: Peer, body: Any, now_ms: int) -> list[Effect]:
@@ -359,14 +389,16 @@ class Core:
                 effects += self.stops.settle(body)
             case wire.SupervisorGone():
                 effects = self._supervisor_gone(body, now_ms)
-            case wire.Heartbeat():
-                self.last_heartbeat, self.installed_version = body.at, body.installed_version
-                effects = [WriteReport()]
             case wire.HubStatus():
                 effects = self._hub_status(body)
             case wire.Accepted() if peer.name == wire.HUB and self.stopping:
                 effects = self._quit()
         return effects
+
+    def _heartbeat(self, body: wire.Heartbeat, now: float) -> list[Effect]:
+        self.last_heartbeat = body.at
+        found = [] if self.stopping else self.upgrade.heard(Build(body.installed_version, body.fingerprint), now)
+        return [WriteReport(), *found]
 
     def _hub_status(self, status: wire.HubStatus) -> list[Effect]:
         changed = status.online is not self.hub.online
@@ -434,14 +466,19 @@ class Core:
             effects += self._take_up(session_id)
         if self._stop_deadline is not None and now >= self._stop_deadline:
             effects += self._quit()
-        return effects
+        return [*effects, *self.upgrade.due(now, busy=self._busy())]
+
+    def _busy(self) -> bool:
+        """Whether somebody waits for something that a handoff would break off."""
+        waiting = self.spawns.pending or self.stops.pending or self.relays.deadlines()
+        return bool(waiting) or self.adoption.deadline() is not None
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do; None when nothing is due at all."""
         times = [spawn.deadline for spawn in self.spawns.pending.values()]
         times += [stop.deadline for stop in self.stops.pending.values()]
         times += self.relays.deadlines()
-        others = (self.adoption.deadline(), self._stop_deadline)
+        others = (self.adoption.deadline(), self._stop_deadline, self.upgrade.deadline())
         return min([*times, *(at for at in others if at is not None)], default=None)
 
 

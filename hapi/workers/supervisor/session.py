@@ -320,6 +320,7 @@ class Session:
             models=started.opened.models,
             modes=started.opened.modes,
             config=started.order.config,
+            protocol=wire.PROTOCOL_LEVEL,
         )
 
     def _asking_changed(self) -> None:
