@@ -21,6 +21,7 @@ from hapi.paths import Paths
 
 DEFAULT_API_URL = "http://localhost:3006"
 HEARTBEAT_MS, CONTROL_TIMEOUT_MS, READY_TIMEOUT_MS = 60_000, 10_000, 15_000
+HANDOFF_WINDOW_MS = 300_000
 _FALSE = {"", "0", "false", "no", "off"}
 _TRUE = {"1", "true", "yes", "on"}
 
@@ -39,6 +40,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     extra_headers: dict[str, str]
     supervised: bool
     handoff_disabled: bool
+    handoff_window_ms: int
     create_directories: bool
     agents: dict[str, dict[str, Any]]
     sources: dict[str, str]
@@ -82,6 +84,7 @@ def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.en
         extra_headers=reader.headers(),
         supervised=reader.flag("supervised", "HAPI_RUNNER_SUPERVISED"),
         handoff_disabled=reader.flag("handoff_disabled", "HAPI_DISABLE_VERSION_HANDOFF"),
+        handoff_window_ms=reader.number("handoff_window_ms", "HAPI_HANDOFF_WINDOW_MS", HANDOFF_WINDOW_MS),
         create_directories=reader.setting_flag("create_directories", "createDirectories", default=True),
         agents=reader.agents(),
         sources=reader.sources,
@@ -102,6 +105,7 @@ def bare(home: Path, name: str) -> Config:
         extra_headers={},
         supervised=False,
         handoff_disabled=False,
+        handoff_window_ms=HANDOFF_WINDOW_MS,
         create_directories=True,
         agents={},
         sources={},

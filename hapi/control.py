@@ -6,6 +6,7 @@ Synchronous, no asyncio: this is on the path of every command.
 from __future__ import annotations
 
 import itertools
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import zmq
 
 STOP_TIMEOUT_S = 5.0
+APPEAR_S = 3.0  # how long a runner may hold its lock without a socket: while it starts, stops, or is replaced
 _TICK_MS = 100
 _PID_DIGITS = 10
 _Reply = TypeVar("_Reply", bound=wire.ControlReply)
@@ -43,12 +45,13 @@ class Control:
     def request(self, body: wire.ControlRequest, timeout_s: float | None = None) -> wire.ControlReply:
         """Ask the broker and return its reply, within `timeout_s` (the configured control timeout by default).
 
-        Raises NotRunning at once when no broker holds the lock or its socket is missing, HapiError(timeout) when it
-        holds the lock and does not answer, the broker's own error when it refuses, and HapiError(protocol_mismatch)
-        for an answer that makes no sense. A request that timed out may still be carried out.
+        Raises NotRunning at once when no broker holds the lock, or when one does without a socket for APPEAR_S;
+        HapiError(timeout) when it holds the lock and does not answer, the broker's own error when it refuses, and
+        HapiError(protocol_mismatch) for an answer that makes no sense. A request that timed out may still be carried
+        out.
         """
-        check_running(self._config.paths)
         budget = self._config.control_timeout_ms / 1000 if timeout_s is None else timeout_s
+        self._await_socket(min(APPEAR_S, budget))
         reply = self._exchange(next(self._numbers), body, budget)
         if isinstance(reply, wire.Failure):
             raise reply.error()
@@ -78,6 +81,18 @@ class Control:
         finally:
             context.destroy(linger=0)
 
+    def _await_socket(self, patience_s: float) -> None:
+        """Return when a broker holds the lock and has its socket in place. Raises NotRunning."""
+        started = monotonic()
+        while not has_socket(self._config.paths):
+            passed = monotonic() - started
+            if passed >= patience_s:
+                hint = "Try again in a moment; if it stays like this: hapi runner restart"
+                raise NotRunning("The runner is starting or stopping: it holds its lock but has no socket.", hint)
+            if self._waiting:
+                self._waiting(passed)
+            select.select([], [], [], _TICK_MS / 2000)  # a file appears or a lock goes: neither can be waited for
+
     def _await(self, socket: zmq.Socket[bytes], budget: float) -> None:
         """Return when a reply can be read. Raises NotRunning, HapiError(timeout)."""
         started = monotonic()
@@ -95,8 +110,8 @@ class Control:
         raise HapiError(ErrorCode.TIMEOUT, message, hint)
 
 
-def check_running(paths: Paths) -> None:
-    """Return if a broker holds the lock and has its socket in place. Raises NotRunning with the reason otherwise."""
+def has_socket(paths: Paths) -> bool:
+    """Whether the broker that holds the lock has its socket in place. Raises NotRunning when nobody holds the lock."""
     try:
         held = files.is_locked(paths.lock)
     except OSError as error:
@@ -105,9 +120,7 @@ def check_running(paths: Paths) -> None:
         raise HapiError(ErrorCode.BAD_CONFIGURATION, message, hint) from None
     if not held:
         raise NotRunning("The runner is not running: no process holds its lock.")
-    if not socket_path(paths).exists():
-        hint = "Try again in a moment; if it stays like this: hapi runner restart"
-        raise NotRunning("The runner is starting or stopping: it holds its lock but has no socket.", hint)
+    return socket_path(paths).exists()
 
 
 def socket_path(paths: Paths) -> Path:
@@ -141,7 +154,7 @@ class Stopped(msgspec.Struct, kw_only=True):
     how: Literal["asked", "SIGTERM", "SIGKILL"] | None = None
 
 
-def stop(config: Config, waiting: Waiting | None = None) -> Stopped:
+def stop(config: Config, waiting: Waiting | None = None, source: str = "hapi-cli") -> Stopped:
     """Stop the runner; sessions live on. Returns when its process is gone, or at once when none runs.
 
     It is asked first; one that holds the lock without answering within the control timeout, or does not end within
@@ -154,7 +167,7 @@ def stop(config: Config, waiting: Waiting | None = None) -> Stopped:
     try:
         control = Control(config, waiting)
         who = procs.identity(control.ask(wire.GetStatus(), wire.Status).pid) or who
-        sessions = control.ask(wire.StopRunner(), wire.RunnerStopping).sessions
+        sessions = control.ask(wire.StopRunner(source), wire.RunnerStopping).sessions
     except NotRunning:
         if not files.is_locked(paths.lock):
             return Stopped(running=False)

@@ -148,6 +148,29 @@ class FileLock:
             os.close(before)
         return kept
 
+    def adopt(self, fd: int, note: str = "") -> bool:
+        """Take the lock over from the image that this process ran before: `fd` came through its exec, lock held.
+
+        False, and `fd` is left alone, when it is not this file or another process holds the lock.
+        """
+        if not is_at(fd, self._path) or not _try_exclusive(fd):
+            return False
+        os.set_inheritable(fd, False)
+        self._fd, self._note = fd, note.encode()
+        return True
+
+    def bequeath(self) -> int:
+        """The descriptor of the held lock, made to survive an exec, for `adopt`."""
+        if self._fd is None:
+            raise RuntimeError("the lock is not held")
+        os.set_inheritable(self._fd, True)
+        return self._fd
+
+    def retain(self) -> None:
+        """Undo `bequeath`: the exec did not take place."""
+        if self._fd is not None:
+            os.set_inheritable(self._fd, False)
+
     def release(self) -> None:
         """Give the lock up; may be called twice."""
         if self._fd is not None:

@@ -25,6 +25,7 @@ class Paths:
         self.home_settings = home / "settings.json"
         self.state = self.root / "runner.state.json"
         self.lock = self.root / "runner.state.json.lock"
+        self.handoffs = self.root / "handoffs.json"
         self.sessions = self.root / "sessions"
         self.logs = self.root / "logs"
         self.run = _socket_directory(self.root)

@@ -17,6 +17,8 @@ from hapi.ids import ProcessId
 from hapi.lifecycle import Phase
 
 PROTOCOL = "hapi/1"
+PROTOCOL_LEVEL = 2  # the highest level that this code speaks; docs/protocol.md says what each level added
+OLDEST_LEVEL = 1  # the lowest that it still serves; who says nothing speaks level 1
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024
 MAX_ORDER_BYTES = MAX_BODY_BYTES - 64 * 1024  # a spawn travels on inside a Welcome
@@ -129,6 +131,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
 
     `last_seq` is the number of the newest event that the hub has yet to confirm, 0 when it has them all: behind the
     snapshot of an ended session nothing comes after that number. None from a supervisor that does not say.
+    `protocol` is the level that the supervisor speaks: the connector sends it nothing newer.
     """
 
     info: SessionInfo
@@ -141,6 +144,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
     modes: list[Choice] = []
     config: dict[str, str] = {}
     last_seq: int | None = None
+    protocol: int = 1
 
 
 class Attachment(msgspec.Struct, omit_defaults=True):
@@ -331,7 +335,11 @@ class SendText(msgspec.Struct, tag="send_text", omit_defaults=True):
 
 
 class StopRunner(msgspec.Struct, tag="stop_runner", omit_defaults=True):
-    """Stop the runner; sessions live on. Reply: RunnerStopping, sent when the hub has been told."""
+    """Stop the runner; sessions live on. Reply: RunnerStopping, sent when the hub has been told.
+
+    After a `source` that asks for another runner (`hapi-app`; since level 2 `version-handoff`) one that a service
+    manager owns exits so that it is started again.
+    """
 
     source: str = "hapi-cli"
 
@@ -356,8 +364,25 @@ class HubStatus(msgspec.Struct, tag="hub_status", omit_defaults=True, kw_only=Tr
     counters: dict[str, int] = {}
 
 
+class HandoffStatus(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """How the runner stands with what is installed. `recent` handoffs took place within the breaker's window.
+
+    `reason`: why it does not run although it differs; `again_at`: when an automatic handoff is allowed again (ms).
+    """
+
+    installed_version: str
+    installed_fingerprint: str
+    recent: int = 0
+    reason: str | None = None
+    again_at: int | None = None
+
+
 class Status(msgspec.Struct, tag="status", omit_defaults=True, kw_only=True):
-    """The runner's own account. Times are Unix milliseconds; an age is none the older for a clock that was set."""
+    """The runner's own account. Times are Unix milliseconds; an age is none the older for a clock that was set.
+
+    `protocol` is the highest level that it speaks. `fingerprint` is the digest of the code that runs, `install` the
+    directory that it was loaded from, `handoff` how it compares with what is there now.
+    """
 
     pid: int
     version: str
@@ -377,6 +402,11 @@ class Status(msgspec.Struct, tag="status", omit_defaults=True, kw_only=True):
     supervised: bool = False
     stopping: bool = False
     warnings: list[str] = []
+    protocol: int = 1
+    fingerprint: str = ""
+    install: str = ""
+    handoff_disabled: bool = False
+    handoff: HandoffStatus | None = None
 
 
 class SessionList(msgspec.Struct, tag="session_list"):
@@ -441,7 +471,8 @@ class Hello(msgspec.Struct, tag="hello", omit_defaults=True, kw_only=True):
     """A peer introduces itself, after every (re)connection and whenever the broker asks. Reply: Welcome.
 
     `name` is the logical address (`hub`, `reaper`, `session:ID`); `generation` tells two supervisors of one session
-    apart; `info` is what a supervisor knows of its session, None from one that has yet to learn its order.
+    apart; `info` is what a supervisor knows of its session, None from one that has yet to learn its order. `protocol`
+    is the highest level that the peer speaks.
     """
 
     name: str
@@ -449,10 +480,14 @@ class Hello(msgspec.Struct, tag="hello", omit_defaults=True, kw_only=True):
     version: str
     generation: int = 0
     info: SessionInfo | None = None
+    protocol: int = 1
 
 
 class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
-    """The broker knows the peer now. `order`: what a new supervisor is to do; `hub`: the connector is there."""
+    """The broker knows the peer now. `order`: what a new supervisor is to do; `hub`: the connector is there.
+
+    `protocol` is the level that both speak: neither sends the other anything newer.
+    """
 
     instance: str
     hub: bool = False
@@ -462,6 +497,7 @@ class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
     runner_pid: int = 0
     runner_started_at: int = 0
     umask: int = 0o022
+    protocol: int = 1
 
 
 class Refused(msgspec.Struct, tag="refused"):
@@ -549,10 +585,11 @@ class SupervisorGone(msgspec.Struct, tag="supervisor_gone", omit_defaults=True, 
 
 
 class Heartbeat(msgspec.Struct, tag="heartbeat", omit_defaults=True, kw_only=True):
-    """The reaper's sweep is done; the version that is installed now."""
+    """The reaper's sweep is done; version and fingerprint of what is installed now, "" when it cannot be read."""
 
     at: int
     installed_version: str
+    fingerprint: str = ""
 
 
 class SessionLost(msgspec.Struct, tag="session_lost"):

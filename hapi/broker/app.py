@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import setproctitle
 import zmq
 
@@ -17,32 +18,54 @@ import hapi
 from hapi import clock, procs, wire
 from hapi.broker import report
 from hapi.broker.core import OS_SIGNAL, Core, CoreSettings
-from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, ReplyTo, Send, WriteReport
+from hapi.broker.effects import (
+    Answer,
+    CheckInstalled,
+    CloseRecord,
+    Effect,
+    Ending,
+    ForkSession,
+    HandOver,
+    Quit,
+    ReplyTo,
+    Send,
+    WriteReport,
+)
 from hapi.broker.nursery import Nursery
 from hapi.broker.peers import may_route
 from hapi.broker.processes import WorkerLife
 from hapi.broker.reattach import scan, troubles
 from hapi.broker.signals import QUIT_SIGNALS, Signals
+from hapi.broker.takeover import Takeover
 from hapi.broker.transport import Transport
 from hapi.config import Config
 from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import FileLock
+from hapi.installed import PACKAGE
 from hapi.store import SessionDirectory
 from hapi.workers.orders import Exited, Forked, ForkFailed
 
 BATCH = 256
+_LAST_WORDS_MS = 20
 LONGEST_POLL_S = 5.0
 MAX_FORKING = 64  # the nursery's pipe holds some 270 orders
-EXIT_RESTART = 75  # sysexits' EX_TEMPFAIL: not a success, so that `Restart=on-failure` acts
 
 logger = logging.getLogger(__name__)
 
 
-class App:
-    """One broker. `run` serves until it is told to stop and returns the exit status."""
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What a broker was started with: the roots and the umask for sessions, the digest of the code it runs."""
 
-    def __init__(self, config: Config, lock: FileLock, workspace_roots: list[str], umask: int = 0o022) -> None:
+    workspace_roots: list[str]
+    umask: int = 0o022
+    fingerprint: str = ""
+
+
+class App:
+    """One broker. `run` serves until it is told to stop, and says what comes next."""
+
+    def __init__(self, config: Config, lock: FileLock, start: Start) -> None:
         """`lock` is held, and kept."""
         self.config = config
         self._lock = lock
@@ -53,10 +76,13 @@ class App:
             instance=uuid.uuid4().hex,
             version=hapi.__version__,
             ready_timeout_s=config.ready_timeout_ms / 1000,
-            workspace_roots=workspace_roots,
+            workspace_roots=start.workspace_roots,
             pid=os.getpid(),
             started_at=self.started_at,
-            umask=umask,
+            umask=start.umask,
+            fingerprint=start.fingerprint,
+            handoff_disabled=config.handoff_disabled,
+            handoff_window_s=config.handoff_window_ms / 1000,
         )
         self.core = Core(settings)
         self.transport = Transport(self.paths.control_endpoint, self.paths.bus_endpoint, self.core.counters)
@@ -68,14 +94,11 @@ class App:
         self._signals = Signals()
         self._forks_waiting: list[str] = []
         self._forking = 0
-        self._done = False
-        self._restart = False
+        self._takeover = Takeover(config, self.core)
+        self._ending: Ending | None = None
 
-    def run(self) -> int:
-        """Serve. The workers end with the broker; sessions live on.
-
-        Returns 0, or EXIT_RESTART when the service manager is asked to start us again.
-        """
+    def run(self) -> Ending:
+        """Serve. The workers end with the broker; sessions live on. A handoff of a supervised runner is a restart."""
         for source in (self.transport.control, self.transport.bus, self._signals.fd):
             self._poller.register(source, zmq.POLLIN)
         now = clock.monotonic()
@@ -85,14 +108,14 @@ class App:
         crash_point("broker.adopt.scanned")
         self._start_workers(now)
         self._write_report("running")
-        while not self._done:
+        while self._ending is None:
             ready = dict(self._poller.poll(self._poll_ms()))
             self._serve(ready)
+        self.transport.leave()
+        while self.transport.control.poll(_LAST_WORDS_MS):  # whoever asked while we were leaving gets an answer
+            self._serve_control()
         self._wind_up()
-        return self._exit_status()
-
-    def _exit_status(self) -> int:
-        return EXIT_RESTART if self._restart and self.config.supervised else 0
+        return self._ending
 
     # ------------------------------------------------------------------------------------------------- the loop
 
@@ -109,6 +132,7 @@ class App:
         for fd in [fd for fd in self._watched if fd in ready]:
             self._worker_died(self._watched[fd])
         now = clock.monotonic()
+        self._takeover.look(now)
         deadline = self.core.next_deadline()
         if deadline is not None and now >= deadline:
             self._carry_out(self.core.tick(now))
@@ -120,7 +144,7 @@ class App:
         starts = [] if self.core.stopping else [self.workers[name].start_at for name in waiting]
         times = [at for at in starts if at is not None]
         deadline = self.core.next_deadline()
-        times += [] if deadline is None else [deadline]
+        times += [at for at in (deadline, self._takeover.deadline()) if at is not None]
         wait = min([LONGEST_POLL_S, *(at - now for at in times)])
         return max(0, int(wait * 1000) + 1)
 
@@ -247,9 +271,16 @@ class App:
                     self._close_record(effect.info)
                 case WriteReport():
                     self._write_report("shutting-down" if self.core.stopping else "running")
+                case CheckInstalled() | HandOver():
+                    self._take_over(effect)
                 case Quit():
-                    self._done = True
-                    self._restart = effect.restart
+                    self._ending = effect.ending
+
+    def _take_over(self, step: CheckInstalled | HandOver) -> None:
+        if isinstance(step, CheckInstalled):
+            self._takeover.check(step.build)
+        elif self._takeover.claim(step.build):
+            self._carry_out(self.core.hand_over(clock.monotonic()))
 
     def _send(self, effect: Send) -> None:
         stop = isinstance(effect.body, wire.StopSession)
@@ -333,6 +364,11 @@ class App:
             supervised=self.config.supervised,
             stopping=core.stopping,
             warnings=[*self.warnings, *core.warnings()],
+            protocol=wire.PROTOCOL_LEVEL,
+            fingerprint=core.settings.fingerprint,
+            install=PACKAGE,
+            handoff_disabled=self.config.handoff_disabled,
+            handoff=self._takeover.status(),
         )
 
     # ------------------------------------------------------------------------------------------------- processes
@@ -437,10 +473,16 @@ class App:
         self._carry_out(self.core.nursery_lost())
 
     def _wind_up(self) -> None:
-        """End the workers: the broken lifeline tells them; whoever is left after a second is killed."""
-        self._write_report("restarting" if self._exit_status() else "stopped")
+        """End the workers: the broken lifeline tells them; whoever is left after a second is killed.
+
+        A signal that asks us to quit in the meantime turns a handoff into a stop.
+        """
+        comes_back = self._ending is Ending.REPLACE or (self._ending is Ending.RESTART and self.config.supervised)
+        self._write_report("restarting" if comes_back else "stopped")
+        self._takeover.abandon()
         self.transport.close()
         os.close(self._lifeline)
+        os.close(self._lifeline_read)
         ending = zmq.Poller()
         for fd in self._watched:
             ending.register(fd, zmq.POLLIN)
@@ -449,14 +491,20 @@ class App:
             for fd, _ in ending.poll(100):
                 ending.unregister(fd)
                 self._watched.pop(fd, None)
+                os.close(fd)
         for name in self._watched.values():
             process = procs.identity(self.workers[name].pid)
             if process is not None:
                 logger.warning("%s does not end; killing it", name)
                 procs.send_signal(process, signal.SIGKILL)
+        for fd in self._watched:
+            os.close(fd)
         if self._nursery is not None:  # last: it reaps the others
             self._nursery.close()
             self._nursery.wait(1.0)
+        if self._signals.received() & QUIT_SIGNALS:
+            self._ending = Ending.STOP
+        self._signals.close()
         logger.info("stopped; %d sessions live on", len(self.core.sessions.live))
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from hapi import wire
 from hapi.broker.adoption import Adoption
-from hapi.broker.effects import Answer, CloseRecord, Effect, ForkSession, Quit, ReplyTo, Send, WriteReport
+from hapi.broker.effects import Answer, CloseRecord, Effect, Ending, ForkSession, Quit, ReplyTo, Send, WriteReport
 from hapi.broker.losses import UNTOLD_MS, Losses, supervisor_of, watched
 from hapi.broker.peers import Peer, Peers, about_itself, may_tell_broker, role
 from hapi.broker.reattach import Record, Verdict
@@ -21,14 +21,17 @@ from hapi.broker.relays import Relays
 from hapi.broker.restarts import Restarts
 from hapi.broker.sessions import Sessions
 from hapi.broker.spawns import Spawns, Stops
+from hapi.broker.upgrade import Upgrade
 from hapi.errors import ErrorCode, HapiError
+from hapi.handoff import SOURCE as HANDOFF_SOURCE
+from hapi.handoff import Build
 from hapi.ids import session_id as canonical
 from hapi.lifecycle import READY, EndReason, Phase
 
 SHUTDOWN_DEADLINE_S = 3.0
 STOP_REASONS = {"user": EndReason.STOPPED_BY_USER, "hub": EndReason.STOPPED_FROM_HUB}
 OS_SIGNAL = "os-signal"  # what the machine's shutdown sends
-RESTART_SOURCE = "hapi-app"  # the web's button means: stop, and let the service manager start a new one
+RESTART_SOURCES = frozenset({"hapi-app", HANDOFF_SOURCE})  # stop, and let the service manager start a new one
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,9 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     started_at: int = 0
     umask: int = 0o022
+    fingerprint: str = ""
+    handoff_disabled: bool = False
+    handoff_window_s: float = 300.0
 
 
 class Core:
@@ -59,14 +65,16 @@ class Core:
         self.hub = wire.HubStatus()
         self.last_heartbeat: int | None = None
         self.heard_heartbeat: float | None = None
-        self.installed_version = settings.version
+        running = Build(settings.version, settings.fingerprint)
+        self.upgrade = Upgrade(running, disabled=settings.handoff_disabled, retry_s=settings.handoff_window_s)
         self.now_ms = settings.started_at  # the wall clock, for what is put on record; `app` sets it
         self.losses = Losses()
         self.restarts = Restarts()
         self._stop_waiters: list[ReplyTo] = []
         self._stop_deadline: float | None = None
-        self._restart = False
         self._shutdown = False
+        self._ending = Ending.STOP
+        self._has_quit = False
         self.relays = Relays()
 
     @property
@@ -252,11 +260,20 @@ class Core:
         """Say goodbye to the hub, then quit; at most SHUTDOWN_DEADLINE_S. Sessions live on. May be asked again."""
         if to is not None:
             self._stop_waiters.append(to)
-        if self.stopping:
-            return []
-        logger.info("stopping on behalf of %s", source)
-        self._restart = source == RESTART_SOURCE
-        self._shutdown = source == OS_SIGNAL
+        return self._stop(source, Ending.RESTART if source in RESTART_SOURCES else Ending.STOP, now)
+
+    def hand_over(self, now: float) -> list[Effect]:
+        """As `stop_runner`, for the installed code to take over; a stop that somebody asks for meanwhile wins."""
+        return [] if self.stopping else self._stop(HANDOFF_SOURCE, Ending.REPLACE, now)
+
+    def _stop(self, source: str, ending: Ending, now: float) -> list[Effect]:
+        under_way = self.stopping
+        self._shutdown = self._shutdown or source == OS_SIGNAL
+        if not under_way or self._ending is Ending.REPLACE:
+            logger.info("stopping on behalf of %s", source)
+            self._ending = ending
+        if under_way:
+            return self._quit() if self._has_quit else []
         self._stop_deadline = now + SHUTDOWN_DEADLINE_S
         hub = self.peers.named(wire.HUB)
         if hub is None:
@@ -264,6 +281,7 @@ class Core:
         return [WriteReport(), Send(hub.identity, hub.name, wire.Shutdown(source), request=1)]
 
     def _quit(self) -> list[Effect]:
+        self._has_quit = True
         body = wire.RunnerStopping(len(self.sessions.live))
         answers = [Answer(waiter, body) for waiter in self._stop_waiters]
         self._stop_waiters = []
@@ -283,13 +301,16 @@ class Core:
             *self.stops.end_all(stopped),
             *self.relays.end_all(stopped),
         ]
-        return [*answers, *rest, Quit(self._restart)]
+        return [*answers, *rest, Quit(self._ending)]
 
     # -------------------------------------------------------------------------------------------- peers
 
     def hello(self, identity: bytes, body: wire.Hello, now: float) -> list[Effect]:
         """A worker introduces itself."""
-        peer = Peer(identity, body.name, body.process, body.generation, now)
+        if body.protocol < wire.OLDEST_LEVEL:
+            return self._too_old(identity, body)
+        level = min(body.protocol, wire.PROTOCOL_LEVEL)
+        peer = Peer(identity, body.name, body.process, body.generation, now, level)
         if role(body.name) == "session":
             return self._session_hello(peer, body)
         if body.name not in {wire.HUB, wire.REAPER}:
@@ -301,13 +322,21 @@ class Core:
             self.counters["refused_peers"] += 1
             effects.append(Send(known.identity, known.name, wire.Refused(f"there is another {known.name} now")))
         self.peers.add(peer)
-        effects.append(Send(identity, body.name, self._welcome()))
+        effects.append(Send(identity, body.name, self._welcome(peer)))
         if body.name == wire.REAPER:
             effects.append(Send(identity, body.name, wire.Watch(self._watched())))
         else:
             effects += [Send(p.identity, p.name, wire.PeerUp(wire.HUB)) for p in self.peers.of_role("session")]
             effects += [Send(identity, body.name, wire.SessionLost(info)) for info in self.losses.untold()]
         return [*effects, WriteReport()]
+
+    def _too_old(self, identity: bytes, body: wire.Hello) -> list[Effect]:
+        """Not `refused`, which would end a session: it works on, and a broker that speaks its level may come back."""
+        self.counters["protocol_mismatches"] += 1
+        spoken = f"{body.name} speaks level {body.protocol}, this runner {wire.OLDEST_LEVEL} to {wire.PROTOCOL_LEVEL}."
+        logger.warning("%s", spoken)
+        hint = f"Run the version that it came with ({body.version}), or end it: hapi doctor clean"
+        return [Send(identity, body.name, wire.Failure(ErrorCode.PROTOCOL_MISMATCH.value, spoken, hint))]
 
     def _session_hello(self, peer: Peer, body: wire.Hello) -> list[Effect]:
         session_id = body.name.partition(":")[2]
@@ -323,7 +352,7 @@ class Core:
             return effects + self._stopped_while_starting(session_id)
         self.peers.add(peer)
         order = spawn.order if spawn is not None and body.info is None else None
-        effects = [Send(peer.identity, peer.name, self._welcome(order))]
+        effects = [Send(peer.identity, peer.name, self._welcome(peer, order))]
         if self.adoption.heard(session_id):
             effects += self._take_up(session_id)
         if body.info is not None:
@@ -349,7 +378,7 @@ class Core:
         failed = wire.Failure(ErrorCode.STOPPED_DURING_START.value, "The session was stopped while it was starting.")
         return self.never_started(session_id, failed)
 
-    def _welcome(self, order: wire.Spawn | None = None) -> wire.Welcome:
+    def _welcome(self, peer: Peer, order: wire.Spawn | None = None) -> wire.Welcome:
         hub = self.peers.named(wire.HUB) is not None
         return wire.Welcome(
             instance=self.settings.instance,
@@ -360,6 +389,7 @@ class Core:
             runner_pid=self.settings.pid,
             runner_started_at=self.settings.started_at,
             umask=self.settings.umask,
+            protocol=peer.protocol,
         )
 
     def child_ended(self, session_id: str, pid: int, code: int) -> list[Effect]:
@@ -407,11 +437,7 @@ class Core:
 
     def warnings(self) -> list[str]:
         """What a person should know, for `hapi runner status`."""
-        said = []
-        if self.installed_version != self.settings.version:
-            said = [
-                f"Version {self.installed_version} is installed; this is {self.settings.version}: hapi runner start"
-            ]
+        said = self.upgrade.warnings()
         aside = sorted(self.adoption.quarantined)
         if aside:
             names = ", ".join(name[:13] for name in aside[:5])
@@ -440,6 +466,8 @@ class Core:
             return list(relayed)
         if isinstance(body, wire.Spawn | wire.StopSession | wire.StopRunner):
             return self.request(ReplyTo("bus", identity, header.sender, header.request), body, now)
+        if isinstance(body, wire.Heartbeat):
+            return self._heartbeat(body, now)
         return self._take_news(peer, body, now, now_ms)
 
     def _take_news(self, peer: Peer, body: Any, now: float, now_ms: int) -> list[Effect]:
@@ -453,15 +481,16 @@ class Core:
                 effects += self.stops.settle(body)
             case wire.SupervisorGone():
                 effects = self._supervisor_gone(body, now, now_ms)
-            case wire.Heartbeat():
-                self.last_heartbeat, self.installed_version = body.at, body.installed_version
-                self.heard_heartbeat = peer.last_seen
-                effects = [WriteReport()]
             case wire.HubStatus():
                 effects = self._hub_status(body)
             case wire.Accepted() if peer.name == wire.HUB and self.stopping:
                 effects = self._quit()
         return effects
+
+    def _heartbeat(self, body: wire.Heartbeat, now: float) -> list[Effect]:
+        self.last_heartbeat, self.heard_heartbeat = body.at, now
+        found = [] if self.stopping else self.upgrade.heard(Build(body.installed_version, body.fingerprint), now)
+        return [WriteReport(), *found]
 
     def _hub_status(self, status: wire.HubStatus) -> list[Effect]:
         changed = status.online is not self.hub.online
@@ -561,7 +590,12 @@ class Core:
         effects += self._restart_some(now)
         if self._stop_deadline is not None and now >= self._stop_deadline:
             effects += self._quit()
-        return effects
+        return [*effects, *self.upgrade.due(now, busy=self._busy())]
+
+    def _busy(self) -> bool:
+        """Whether somebody waits for something that a handoff would break off."""
+        waiting = self.spawns.pending or self.stops.pending or self.relays.deadlines()
+        return bool(waiting) or self.adoption.deadline() is not None
 
     def _stop_overdue(self, session_id: str) -> list[Effect]:
         """A stop that nobody reported on. A start that was never heard of is turned away if it ever speaks."""
@@ -577,7 +611,7 @@ class Core:
         times = [spawn.deadline for spawn in self.spawns.pending.values()]
         times += [stop.deadline for stop in self.stops.pending.values()]
         times += self.relays.deadlines()
-        others = (self.adoption.deadline(), self._stop_deadline, self.losses.deadline())
+        others = (self.adoption.deadline(), self._stop_deadline, self.losses.deadline(), self.upgrade.deadline())
         if not self.stopping and self.restarts.due(self.spawns.pending):
             return 0.0
         return min([*times, *(at for at in others if at is not None)], default=None)

@@ -86,6 +86,7 @@ def configuration(config: Config) -> dict[str, dict[str, str]]:
         "extra_headers": ", ".join(sorted(config.extra_headers)) or "none",
         "supervised": str(config.supervised).lower(),
         "handoff_disabled": str(config.handoff_disabled).lower(),
+        "handoff_window_ms": str(config.handoff_window_ms),
         "create_directories": str(config.create_directories).lower(),
         "agents": ", ".join(sorted(config.agents)) or "none",
     }

@@ -138,12 +138,15 @@ def _say_started(started: Started, *, as_json: bool) -> None:
                 "version": started.version,
                 "alreadyRunning": started.already,
                 "replacedVersion": started.replaced,
+                "notReplaced": started.kept,
             }
         )
         return
     if started.already:
         other = "" if started.version == __version__ else f", version {started.version}; installed is {__version__}"
         output.say(f"The runner is already running (pid {started.pid}{other}).")
+        if started.kept:
+            output.note(f"It was not replaced: {started.kept}.")
     elif started.replaced:
         output.say(f"Replaced the runner of version {started.replaced} by {__version__}; its sessions live on.")
     else:

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from hapi import launch, procs, wire
+from hapi import procs, wire
 from hapi.cli import output
 from hapi.cli.common import AllNamespaces, Json, examples, load, load_all
+from hapi.cli.request import carry_out
 from hapi.clock import iso, now_ms
 from hapi.config import Config
-from hapi.control import Control
+from hapi.control import has_socket
 from hapi.errors import EXIT_USER, ErrorCode, HapiError, NotRunning
 from hapi.ids import new_session_id
 from hapi.lifecycle import Phase
@@ -59,8 +60,7 @@ def stop_session(target: SessionTarget, as_json: Json = False) -> None:  # noqa:
     """End a session and everything it started. Prints stopped, already_gone or still_alive (exit status 1)."""
     config = load()
     with output.Progress("Stopping the session …") as progress:
-        launch.ensure_running(config, progress)
-        reply = Control(config, progress).ask(wire.StopSession(target), wire.SessionStopped, STOP_TIMEOUT_S)
+        reply = carry_out(config, wire.StopSession(target), wire.SessionStopped, progress, STOP_TIMEOUT_S)
     if as_json:
         answer = {"status": reply.status, "rung": reply.rung, "sessionId": reply.session_id}
         output.say_json(answer | ({"survivors": reply.survivors} if reply.survivors else {}))
@@ -86,8 +86,8 @@ def send(
     if not words.strip():
         raise HapiError(ErrorCode.USAGE, "There is nothing to send.")
     with output.Progress("Sending …") as progress:
-        launch.ensure_running(config, progress)
-        reply = Control(config, progress).ask(wire.SendText(target, words, key or new_session_id()), wire.Accepted)
+        said = wire.SendText(target, words, key or new_session_id())
+        reply = carry_out(config, said, wire.Accepted, progress)
     if as_json:
         output.say_json({"accepted": True} | ({"detail": reply.detail} if reply.detail else {}))
     else:
@@ -131,8 +131,10 @@ def memory(info: wire.SessionInfo) -> int:
 
 
 def _sessions(config: Config, *, ended: bool) -> list[wire.SessionInfo]:
+    """The sessions of one runner. Starts none, but replaces an older one as every session command does."""
     with output.Progress("Waiting for the runner …") as progress:
-        return Control(config, progress).ask(wire.ListSessions(ended=ended), wire.SessionList).sessions
+        has_socket(config.paths)  # raises NotRunning: this command starts no runner
+        return carry_out(config, wire.ListSessions(ended=ended), wire.SessionList, progress).sessions
 
 
 def _of_all_namespaces(*, ended: bool) -> list[wire.SessionInfo]:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from importlib import metadata
 
 import setproctitle
 
 import hapi
 from hapi import clock, closing, config, log, procs, remains, wire
+from hapi.handoff import Build
+from hapi.installed import Installed
 from hapi.paths import Paths
 from hapi.store import SessionDirectory
 from hapi.workers.link import Link
 
 KILL_DEADLINE_S = 3.0
+SETTLE_S = 5.0  # an installation that changed is looked at again after that, if not sooner
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ class Reaper:
         self._heartbeat_s = heartbeat_s
         self._watched: dict[str, tuple[wire.Watched, int | None]] = {}
         self._ended: set[str] = set()
+        self._installed = Installed()
+        self._build: Build | None = None
         self._reaping: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -116,17 +120,13 @@ class Reaper:
         for session_id, (watched, _) in list(self._watched.items()):
             if not procs.is_alive(watched.supervisor):
                 self._supervisor_ended(session_id)
-        beat = wire.Heartbeat(at=clock.now_ms(), installed_version=installed_version())
+        build = self._installed.look()
+        beat = wire.Heartbeat(at=clock.now_ms(), installed_version=build.version, fingerprint=build.digest)
         sent = self._link.send(wire.BROKER, beat)
-        loop.call_later(self._heartbeat_s if sent else min(0.1, self._heartbeat_s), self._beat, loop)
-
-
-def installed_version() -> str:
-    """The version of hapi on disk now, which an upgrade may have changed under us."""
-    try:
-        return metadata.version("hapi-runner")
-    except metadata.PackageNotFoundError:
-        return hapi.__version__
+        pause = SETTLE_S if self._build not in {None, build} else self._heartbeat_s
+        if sent:
+            self._build = build
+        loop.call_later(min(pause if sent else 0.1, self._heartbeat_s), self._beat, loop)
 
 
 def main(namespace: str, lifeline: int) -> None:
@@ -139,7 +139,8 @@ def main(namespace: str, lifeline: int) -> None:
 
 async def _serve(settings: config.Config, lifeline: int) -> None:
     def hello() -> wire.Hello:
-        return wire.Hello(name=wire.REAPER, process=procs.own_identity(), version=hapi.__version__)
+        process, version = procs.own_identity(), hapi.__version__
+        return wire.Hello(name=wire.REAPER, process=process, version=version, protocol=wire.PROTOCOL_LEVEL)
 
     link = Link(settings.paths.bus_endpoint, wire.REAPER, wire.FOR_REAPER, hello)
     work = asyncio.create_task(Reaper(link, settings.paths, settings.heartbeat_interval_ms / 1000).run(), name="reaper")

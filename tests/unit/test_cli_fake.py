@@ -138,7 +138,25 @@ def test_a_held_lock_without_a_socket(configuration):
     lock = FileLock(configuration.paths.lock)
     lock.acquire()
     with contextlib.closing(_Releasing(lock)), pytest.raises(NotRunning, match="starting or stopping"):
-        control.Control(configuration).request(wire.GetStatus())
+        control.Control(configuration).request(wire.GetStatus(), timeout_s=0.2)
+
+
+def test_a_runner_that_is_just_starting_is_waited_for(configuration):
+    """It holds the lock already; its socket comes when somebody has waited a while."""
+    configuration.paths.make_private()
+    socket = control.socket_path(configuration.paths)
+    parked = socket.with_name("parked")
+    with FakeBroker(configuration.paths, lambda _: status(pid=42)):
+        socket.rename(parked)
+        waited = []
+
+        def come(seconds):
+            waited.append(seconds)
+            if len(waited) == 3:
+                parked.rename(socket)
+
+        assert control.Control(configuration, come).ask(wire.GetStatus(), wire.Status).pid == 42
+    assert len(waited) >= 3
 
 
 def test_silence_ends_at_the_deadline_and_is_shown(configuration):

@@ -8,11 +8,24 @@ from hypothesis import strategies as st
 from hapi import wire
 from hapi.broker.adoption import GRACE_S
 from hapi.broker.core import SHUTDOWN_DEADLINE_S, Core, CoreSettings
-from hapi.broker.effects import Answer, CloseRecord, ForkSession, Quit, ReplyTo, Send, WriteReport
+from hapi.broker.effects import (
+    Answer,
+    CheckInstalled,
+    CloseRecord,
+    Ending,
+    ForkSession,
+    HandOver,
+    Quit,
+    ReplyTo,
+    Send,
+    WriteReport,
+)
 from hapi.broker.losses import OPEN_S
 from hapi.broker.reattach import Facts, Record
 from hapi.broker.restarts import AT_ONCE
 from hapi.broker.spawns import MAX_PENDING, STOP_DEADLINE_S
+from hapi.broker.upgrade import RESTLESS_S
+from hapi.handoff import Build
 from hapi.ids import NOBODY, ProcessId, new_session_id
 from hapi.lifecycle import EndReason, Phase
 
@@ -694,22 +707,90 @@ def test_sessions_hear_when_the_hub_comes_and_goes_and_only_then(core):
         assert bodies(tell(core, "hub", wire.HubStatus(online=online)), wire.HubOnline) == heard
 
 
-def test_a_newer_version_on_disk_is_a_warning(core):
-    greet(core, "reaper")
-    assert core.warnings() == []
-    tell(core, "reaper", wire.Heartbeat(at=MS, installed_version="2"))
-    assert "2" in core.warnings()[0]
+SOURCES = [("hapi-cli", Ending.STOP), ("hapi-app", Ending.RESTART), ("version-handoff", Ending.RESTART)]
 
 
-@pytest.mark.parametrize(("source", "restart"), [("hapi-cli", False), ("hapi-app", True)])
-def test_who_asks_decides_whether_it_comes_back(core, source, restart):
-    assert core.request(cli(), wire.StopRunner(source), T)[-1] == Quit(restart)
+@pytest.mark.parametrize(("source", "ending"), SOURCES)
+def test_who_asks_decides_whether_it_comes_back(core, source, ending):
+    assert core.request(cli(), wire.StopRunner(source), T)[-1] == Quit(ending)
 
 
 def test_the_hearts_beat(core):
     greet(core, "reaper")
-    assert tell(core, "reaper", wire.Heartbeat(at=MS + 5, installed_version="2")) == [WriteReport()]
-    assert (core.last_heartbeat, core.installed_version) == (MS + 5, "2")
+    assert tell(core, "reaper", wire.Heartbeat(at=MS + 5, installed_version="1")) == [WriteReport()]
+    assert core.last_heartbeat == MS + 5
+
+
+def beat(core, build, now=T):
+    """A heartbeat that found `build` installed; what it led to, but for the report."""
+    found = wire.Heartbeat(at=MS, installed_version=build.version, fingerprint=build.digest)
+    return [effect for effect in tell(core, "reaper", found, now=now) if effect != WriteReport()]
+
+
+NEWER = Build("2", "two")
+
+
+def ready_to_hand_over(core):
+    greet(core, "reaper")
+    assert beat(core, NEWER) == []
+    assert beat(core, NEWER) == [CheckInstalled(NEWER)]
+    core.upgrade.checked(None, T)
+    assert core.next_deadline() == T
+
+
+def test_what_is_installed_takes_over_when_nothing_is_under_way(core):
+    ready_to_hand_over(core)
+    assert core.tick(T) == [HandOver(NEWER)]
+    greet(core, "hub")
+    assert bodies(core.hand_over(T), wire.Shutdown) == [wire.Shutdown("version-handoff")]
+    assert beat(core, Build("3", "three")) == beat(core, Build("3", "three")) == []
+    assert tell(core, "hub", wire.Accepted())[-1] == Quit(Ending.REPLACE)
+
+
+def test_a_handoff_waits_for_a_spawn_but_not_for_ever(core):
+    ready_to_hand_over(core)
+    core.request(cli(), order(), T)
+    assert core.tick(T) == []
+    assert T < core.next_deadline() < T + 1
+    core.upgrade.due(T + RESTLESS_S - 1, busy=True)
+    assert HandOver(NEWER) in core.tick(T + RESTLESS_S)
+
+
+@pytest.mark.parametrize(("source", "ending"), SOURCES)
+def test_a_stop_during_a_handoff_wins(core, source, ending):
+    greet(core, "hub")
+    core.hand_over(T)
+    assert core.request(cli(), wire.StopRunner(source), T) == []
+    done = tell(core, "hub", wire.Accepted())
+    assert answers(done) == [(1, wire.RunnerStopping(0))]
+    assert done[-1] == Quit(ending)
+
+
+def test_a_stop_that_comes_when_all_is_said_is_answered_and_wins(core):
+    assert core.hand_over(T) == [Quit(Ending.REPLACE)]
+    assert core.request(cli(7), wire.StopRunner(), T) == [Answer(cli(7), wire.RunnerStopping(0)), Quit(Ending.STOP)]
+
+
+def test_a_handoff_never_turns_a_stop_into_something_else(core):
+    greet(core, "hub")
+    core.request(cli(), wire.StopRunner(), T)
+    assert core.hand_over(T) == []
+    assert tell(core, "hub", wire.Accepted())[-1] == Quit(Ending.STOP)
+
+
+@pytest.mark.parametrize(("spoken", "agreed"), [(1, 1), (2, 2), (99, wire.PROTOCOL_LEVEL)])
+def test_the_lower_level_counts(core, spoken, agreed):
+    (welcome,) = bodies(greet(core, NAME, info=info(), protocol=spoken), wire.Welcome)
+    assert welcome.protocol == core.peers.named(NAME).protocol == agreed
+
+
+def test_a_level_that_is_too_old_is_told_so_and_ends_no_session(core):
+    effects = greet(core, NAME, info=info(), protocol=wire.OLDEST_LEVEL - 1)
+    (failure,) = [effect.body for effect in effects]
+    assert failure.code == "protocol_mismatch"
+    assert failure.hint
+    assert core.peers.named(NAME) is None
+    assert core.counters["protocol_mismatches"] == 1
 
 
 def test_any_word_is_a_sign_of_life(core):
@@ -739,7 +820,7 @@ MAY = {
 def memory(core):
     return msgspec.json.encode(
         [core.sessions.live, core.sessions.ended, list(core.spawns.pending), list(core.stops.pending), core.hub]
-        + [core.stopping, core.last_heartbeat, core.installed_version, sorted(core.peers.routes)]
+        + [core.stopping, core.last_heartbeat, core.upgrade.installed, sorted(core.peers.routes)]
     )
 
 

@@ -21,6 +21,8 @@ PURE = (
     "hapi.broker.sessions",
     "hapi.broker.spawns",
     "hapi.broker.processes",
+    "hapi.broker.upgrade",
+    "hapi.handoff",
     "hapi.broker.effects",
     "hapi.workers.orders",
     "hapi.workers.supervisor.permissions",

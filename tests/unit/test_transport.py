@@ -19,15 +19,18 @@ import psutil
 import pytest
 import zmq
 
-from hapi import clock, journal, procs, wire
+from hapi import clock, config, journal, procs, wire
 from hapi.broker.app import App
 from hapi.broker.core import Core, CoreSettings
 from hapi.broker.effects import ReplyTo
 from hapi.broker.processes import WorkerLife
+from hapi.broker.takeover import Takeover
 from hapi.broker.transport import Transport
+from hapi.handoff import Build
 from hapi.ids import new_session_id
 from hapi.lifecycle import Phase
 from hapi.paths import Paths
+from hapi.preflight import Preflight
 from tests.support.wait import until
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -669,13 +672,23 @@ def test_an_answer_too_large_becomes_a_failure(place):
 
 
 @pytest.fixture
-def app():
+def app(tmp_path):
     """What an App decides by; without its sockets and signals, which are the process's."""
     app = App.__new__(App)
     app.core = Core(CoreSettings(instance="", version="", ready_timeout_s=1, workspace_roots=[]))
     app.workers = {name: WorkerLife(name) for name in ("nursery", "hub", "reaper")}
     app._nursery = None
+    app._takeover = Takeover(config.load(None, {"HAPI_HOME": str(tmp_path)}), app.core)
     return app
+
+
+def test_the_loop_wakes_for_a_pre_flight(app):
+    for worker in app.workers.values():
+        worker.started(1)
+    app._takeover._preflight = preflight = Preflight(["sleep", "60"], Build("2", "b"), {"PATH": os.environ["PATH"]})
+    preflight.deadline = clock.monotonic() + 0.5
+    assert 300 < app._poll_ms() <= 501
+    app._takeover.abandon()
 
 
 @pytest.mark.parametrize("name", ["hub", "reaper"])

@@ -27,7 +27,8 @@ def main(namespace: str, lifeline: int) -> None:
 
 async def _serve(settings: config.Config, lifeline: int) -> None:
     def hello() -> wire.Hello:
-        return wire.Hello(name=wire.HUB, process=procs.own_identity(), version=hapi.__version__)
+        process, version = procs.own_identity(), hapi.__version__
+        return wire.Hello(name=wire.HUB, process=process, version=version, protocol=wire.PROTOCOL_LEVEL)
 
     link = Link(settings.paths.bus_endpoint, wire.HUB, wire.FOR_HUB, hello)
     work = asyncio.create_task(_connect(link, settings), name="hub")

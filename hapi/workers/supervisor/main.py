@@ -89,6 +89,7 @@ class Supervisor:
             version=hapi.__version__,
             generation=self._info.generation if self._info is not None else 0,
             info=self._info,
+            protocol=wire.PROTOCOL_LEVEL,
         )
 
     def _terminated(self) -> None:

@@ -417,6 +417,7 @@ class Session:
             modes=started.opened.modes,
             config=started.order.config,
             last_seq=next(reversed(self._journal.state.unconfirmed), 0),
+            protocol=wire.PROTOCOL_LEVEL,
         )
 
     def _asking_changed(self) -> None:
