@@ -17,7 +17,8 @@ import zmq
 import hapi
 from hapi import clock, procs, wire
 from hapi.broker import report
-from hapi.broker.core import OS_SIGNAL, Core, CoreSettings
+from hapi.broker.books import CoreSettings
+from hapi.broker.core import Core
 from hapi.broker.effects import (
     Answer,
     CheckInstalled,
@@ -35,6 +36,7 @@ from hapi.broker.nursery import Nursery
 from hapi.broker.peers import may_route
 from hapi.broker.processes import WorkerLife
 from hapi.broker.reattach import scan, troubles
+from hapi.broker.requests import OS_SIGNAL
 from hapi.broker.signals import QUIT_SIGNALS, Signals
 from hapi.broker.takeover import Takeover
 from hapi.broker.transport import Transport

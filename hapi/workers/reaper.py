@@ -64,6 +64,7 @@ class Reaper:
             self._watched[watched.session_id] = (watched, known[1])
             return
         self._unwatch(watched.session_id)
+        self._ended.discard(watched.session_id)  # that was said of the supervisor before
         fd = procs.open_pidfd(watched.supervisor)
         self._watched[watched.session_id] = (watched, fd)
         if fd is not None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from hapi import wire
 from hapi.broker.adoption import GRACE_S
-from hapi.broker.core import SHUTDOWN_DEADLINE_S, Core, CoreSettings
+from hapi.broker.books import CoreSettings
+from hapi.broker.core import Core
 from hapi.broker.effects import (
     Answer,
     CheckInstalled,
@@ -22,6 +23,7 @@ from hapi.broker.effects import (
 )
 from hapi.broker.losses import OPEN_S
 from hapi.broker.reattach import Facts, Record
+from hapi.broker.requests import SHUTDOWN_DEADLINE_S
 from hapi.broker.restarts import AT_ONCE
 from hapi.broker.spawns import MAX_PENDING, STOP_DEADLINE_S
 from hapi.broker.upgrade import RESTLESS_S
@@ -640,6 +642,14 @@ def test_a_record_that_says_nothing_new_changes_nothing(core, record):
     assert core.sessions.live == {ID: found}
 
 
+def test_what_a_session_that_ended_left_unknown_is_put_on_record(core):
+    running(core)
+    greet(core, "reaper")
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
+    effects = tell(core, "reaper", wire.SupervisorGone(session_id=ID, process=SUPERVISOR, unknown_messages=1))
+    assert [effect.info.unknown_messages for effect in effects if isinstance(effect, CloseRecord)] == [1]
+
+
 def test_an_old_generation_that_is_gone_ends_nothing(core):
     found = running(core)
     greet(core, "reaper")
@@ -911,7 +921,7 @@ def test_every_record_gets_a_verdict(core):
     assert core.tick(T + GRACE_S) == []
     assert core.adoption.verdicts == {"ended": 4, "quarantined": 2, "adopted": 1}
     assert sum(core.adoption.verdicts.values()) == len(records)
-    assert any("2 session records" in warning for warning in core.warnings())
+    assert any("1 session is quarantined" in warning for warning in core.warnings())
     assert core.next_deadline() is None
     assert set(core.sessions.live) == {ID, OTHER, dead, rebooted, THIRD}
     assert set(core.sessions.ended) == {ended}

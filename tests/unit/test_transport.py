@@ -21,7 +21,8 @@ import zmq
 
 from hapi import clock, config, journal, procs, wire
 from hapi.broker.app import App
-from hapi.broker.core import Core, CoreSettings
+from hapi.broker.books import CoreSettings
+from hapi.broker.core import Core
 from hapi.broker.effects import ReplyTo
 from hapi.broker.processes import WorkerLife
 from hapi.broker.takeover import Takeover

@@ -31,7 +31,7 @@ from hapi.workers.supervisor.start import Starter, continued, first_info
 WELCOME_DEADLINE_S = 10.0
 FAREWELL_S = 3.0
 DETAIL_LIMIT = 4_000
-CLAIM_PATIENCE_S = 3.0  # the record of a dead supervisor may be in the middle of being closed
+CLAIM_PATIENCE_S = 5.0  # the record of a dead supervisor may be in the middle of being closed
 FAREWELL_OFFLINE_S = 0.2  # the connector has been handed the last words, and tells the hub when it can
 _REASONS = {"user": EndReason.STOPPED_BY_USER, "hub": EndReason.STOPPED_FROM_HUB}
 
