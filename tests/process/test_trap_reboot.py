@@ -22,7 +22,7 @@ def said(runner: Runner, session: str) -> list[str]:
 
 
 def test_trap_39_only_what_was_interrupted_comes_back_as_it_was(runner: Runner) -> None:
-    """Seen to fail: with `interrupted` never set in reattach.scan nothing came back; with it always set, all did."""
+    """Seen to fail: with `interrupted` never set in reattach.scan, nothing came back."""
     remembering(runner)
     runner.start()
     working = runner.spawn("--model", "demo-slow", "--permission-mode", "plan", "--effort", "high")
