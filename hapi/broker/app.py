@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ import setproctitle
 import zmq
 
 import hapi
-from hapi import clock, procs, wire
+from hapi import clock, wire
 from hapi.broker import report
 from hapi.broker.books import CoreSettings
 from hapi.broker.core import Core
@@ -32,26 +31,23 @@ from hapi.broker.effects import (
     Send,
     WriteReport,
 )
-from hapi.broker.nursery import Nursery
 from hapi.broker.peers import may_route
-from hapi.broker.processes import WorkerLife
 from hapi.broker.reattach import scan, troubles
 from hapi.broker.requests import OS_SIGNAL
 from hapi.broker.signals import QUIT_SIGNALS, Signals
 from hapi.broker.takeover import Takeover
 from hapi.broker.transport import Transport
+from hapi.broker.workforce import Workforce
 from hapi.config import Config
 from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import FileLock
 from hapi.installed import PACKAGE
 from hapi.store import SessionDirectory
-from hapi.workers.orders import Exited, Forked, ForkFailed
 
 BATCH = 256
 _LAST_WORDS_MS = 20
 LONGEST_POLL_S = 5.0
-MAX_FORKING = 64  # the nursery's pipe holds some 270 orders
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +84,11 @@ class App:
         )
         self.core = Core(settings)
         self.transport = Transport(self.paths.control_endpoint, self.paths.bus_endpoint, self.core.counters)
-        self.workers = {name: WorkerLife(name) for name in ("nursery", "hub", "reaper")}
-        self._lifeline_read, self._lifeline = os.pipe()
-        self._nursery: Nursery | None = None
-        self._watched: dict[int, str] = {}
         self._poller = zmq.Poller()
+        self.workforce = Workforce(
+            self.core, self.paths, self._poller, self._carry_out, lambda: self._write_report("running")
+        )
         self._signals = Signals()
-        self._forks_waiting: list[str] = []
-        self._forking = 0
         self._takeover = Takeover(config, self.core)
         self._ending: Ending | None = None
 
@@ -108,7 +101,7 @@ class App:
         self.warnings += troubles(records)
         self._carry_out(self.core.adopt(records, now, clock.now_ms()))
         crash_point("broker.adopt.scanned")
-        self._start_workers(now)
+        self.workforce.start_due(now)
         self._write_report("running")
         while self._ending is None:
             ready = dict(self._poller.poll(self._poll_ms()))
@@ -127,27 +120,20 @@ class App:
             self._serve_control()
         if self.transport.bus in ready:
             self._serve_bus()
-        if self._nursery is not None and self._nursery.pipe.fileno() in ready:
-            self._serve_nursery()
+        self.workforce.serve(ready)
         if self._signals.fd in ready:
             self._serve_signals()
-        for fd in [fd for fd in self._watched if fd in ready]:
-            self._worker_died(self._watched[fd])
         now = clock.monotonic()
         self._takeover.look(now)
         deadline = self.core.next_deadline()
         if deadline is not None and now >= deadline:
             self._carry_out(self.core.tick(now))
-        self._start_workers(now)
+        self.workforce.start_due(now)
 
     def _poll_ms(self) -> int:
         now = clock.monotonic()
-        waiting = ["nursery"] if self._nursery is None else list(self.workers)
-        starts = [] if self.core.stopping else [self.workers[name].start_at for name in waiting]
-        times = [at for at in starts if at is not None]
-        deadline = self.core.next_deadline()
-        times += [at for at in (deadline, self._takeover.deadline()) if at is not None]
-        wait = min([LONGEST_POLL_S, *(at - now for at in times)])
+        deadlines = (self.core.next_deadline(), self._takeover.deadline(), self.workforce.deadline())
+        wait = min([LONGEST_POLL_S, *(at - now for at in deadlines if at is not None)])
         return max(0, int(wait * 1000) + 1)
 
     def _serve_control(self) -> None:
@@ -170,8 +156,7 @@ class App:
         received = self._signals.received()
         if received & QUIT_SIGNALS:
             self._carry_out(self.core.stop_runner(OS_SIGNAL, clock.monotonic()))
-        if self._nursery is not None:
-            self._nursery.reap()
+        self.workforce.reap()
 
     def _take_request(self, frames: list[bytes]) -> None:
         to = ReplyTo("control", frames[0], wire.CLI, 0)
@@ -268,7 +253,7 @@ class App:
                 case Answer():
                     self._answer(effect)
                 case ForkSession():
-                    self._fork_session(effect.session_id)
+                    self.workforce.fork_session(effect.session_id)
                 case CloseRecord():
                     self._close_record(effect.info)
                 case WriteReport():
@@ -299,22 +284,6 @@ class App:
             crash_point("broker.stop.answering")
         self.transport.answer(answer.to, answer.body)
 
-    def _fork_session(self, session_id: str) -> None:
-        """Order a fork; no more are under way than the nursery's pipe holds, so that an order cannot block."""
-        crash_point("broker.spawn.begun")
-        if self._nursery is None or self._forking >= MAX_FORKING or not self._nursery.order("session", session_id):
-            self._forks_waiting.append(session_id)
-        else:
-            self._forking += 1
-            crash_point("broker.spawn.ordered")
-
-    def _fork_waiting(self) -> None:
-        """Order the forks that had to wait, those that are still wanted."""
-        waiting, self._forks_waiting = self._forks_waiting, []
-        for session_id in waiting:
-            if session_id in self.core.spawns.pending:
-                self._fork_session(session_id)
-
     def _close_record(self, info: wire.SessionInfo) -> None:
         try:
             SessionDirectory(self.paths.session(info.session_id)).close_state(info)
@@ -334,7 +303,7 @@ class App:
                 started_with_cli_version=hapi.__version__,
                 runner_log_path=str(self.paths.log("runner")),
                 namespace=self.paths.namespace,
-                workers={name: worker.pid for name, worker in self.workers.items()},
+                workers={name: worker.pid for name, worker in self.workforce.workers.items()},
                 workspace_roots=self.core.settings.workspace_roots,
                 supervised=self.config.supervised,
                 status=status,
@@ -356,7 +325,7 @@ class App:
             log_path=str(self.paths.log("runner")),
             workspace_roots=core.settings.workspace_roots,
             hub=core.hub,
-            workers={name: worker.status(now) for name, worker in self.workers.items()},
+            workers={name: worker.status(now) for name, worker in self.workforce.workers.items()},
             sessions=core.sessions.phases(),
             verdicts=dict(core.adoption.verdicts),
             counters=dict(core.counters),
@@ -373,137 +342,13 @@ class App:
             handoff=self._takeover.status(),
         )
 
-    # ------------------------------------------------------------------------------------------------- processes
-
-    def _start_workers(self, now: float) -> None:
-        if self.core.stopping:
-            return
-        if self.workers["nursery"].due(now):
-            self._start_nursery()
-        if self._nursery is None:
-            return
-        for name in ("hub", "reaper"):
-            worker = self.workers[name]
-            if worker.due(now) and self._nursery.order(name):
-                worker.ordered()
-
-    def _start_nursery(self) -> None:
-        nursery = Nursery(self.paths.namespace, self._lifeline_read, self.paths.log("nursery"))
-        self._nursery = nursery
-        self._poller.register(nursery.pipe.fileno(), zmq.POLLIN)
-        self.workers["nursery"].started(nursery.pid)
-        logger.info("nursery started, pid %d", nursery.pid)
-        self._forking = 0
-        self._fork_waiting()
-
-    def _serve_nursery(self) -> None:
-        while self._nursery is not None:
-            try:
-                news = self._nursery.news()
-            except EOFError:
-                self._nursery_died()
-                return
-            if news is None:
-                return
-            self._take_news(news)
-
-    def _take_news(self, news: Forked | ForkFailed | Exited) -> None:
-        match news:
-            case Forked() if news.kind in self.workers:
-                self._worker_started(news)
-            case ForkFailed() if news.kind in self.workers:
-                logger.error("cannot fork %s: %s", news.kind, news.error)
-                self.workers[news.kind].died(clock.monotonic())
-            case ForkFailed():
-                self._forked()
-                failed = wire.Failure(ErrorCode.AT_CAPACITY.value, f"Cannot start a process: {news.error}")
-                self._carry_out(self.core.never_started(news.name, failed))
-            case Exited() if news.kind in self.workers:
-                if self.workers[news.kind].pid == news.pid:
-                    self._worker_died(news.kind)
-            case Exited():
-                logger.info("supervisor of %s (pid %d) ended: %d", news.name, news.pid, news.code)
-                self._carry_out(self.core.child_ended(news.name, news.pid, news.code))
-            case Forked():
-                self._forked()
-                logger.info("supervisor of %s forked, pid %d", news.name, news.pid)
-
-    def _forked(self) -> None:
-        self._forking -= 1
-        if self._forks_waiting:
-            self._fork_waiting()
-
-    def _worker_started(self, news: Forked) -> None:
-        self.workers[news.kind].started(news.pid)
-        logger.info("%s started, pid %d", news.kind, news.pid)
-        process = procs.identity(news.pid)
-        fd = None if process is None else procs.open_pidfd(process)
-        if fd is not None:  # the nursery may die before the worker does
-            self._watched[fd] = news.kind
-            self._poller.register(fd, zmq.POLLIN)
-        self._write_report("running")
-
-    def _worker_died(self, name: str) -> None:
-        for fd in [fd for fd, watched in self._watched.items() if watched == name]:
-            del self._watched[fd]
-            self._poller.unregister(fd)
-            os.close(fd)
-        worker = self.workers[name]
-        if worker.pid == 0:
-            return
-        if self.core.stopping:
-            worker.pid = 0
-            self._carry_out(self.core.peer_gone(name))
-            return
-        pid = worker.pid
-        delay = worker.died(clock.monotonic())
-        logger.warning("%s (pid %d) ended; started again in %.1f s", name, pid, delay)
-        self._carry_out(self.core.peer_gone(name))
-
-    def _nursery_died(self) -> None:
-        nursery = self._nursery
-        if nursery is None:
-            return
-        self._poller.unregister(nursery.pipe.fileno())
-        nursery.close()
-        nursery.reap()
-        self._nursery = None
-        for name in ("hub", "reaper"):
-            self.workers[name].order_lost(clock.monotonic())
-        delay = self.workers["nursery"].died(clock.monotonic())
-        logger.warning("nursery (pid %d) ended; started again in %.1f s", nursery.pid, delay)
-        self._carry_out(self.core.nursery_lost())
-
     def _wind_up(self) -> None:
-        """End the workers: the broken lifeline tells them; whoever is left after a second is killed.
-
-        A signal that asks us to quit in the meantime turns a handoff into a stop.
-        """
+        """End the workers. A signal that asks us to quit in the meantime turns a handoff into a stop."""
         comes_back = self._ending is Ending.REPLACE or (self._ending is Ending.RESTART and self.config.supervised)
         self._write_report("restarting" if comes_back else "stopped")
         self._takeover.abandon()
         self.transport.close()
-        os.close(self._lifeline)
-        os.close(self._lifeline_read)
-        ending = zmq.Poller()
-        for fd in self._watched:
-            ending.register(fd, zmq.POLLIN)
-        deadline = clock.monotonic() + 1.0
-        while self._watched and clock.monotonic() < deadline:
-            for fd, _ in ending.poll(100):
-                ending.unregister(fd)
-                self._watched.pop(fd, None)
-                os.close(fd)
-        for name in self._watched.values():
-            process = procs.identity(self.workers[name].pid)
-            if process is not None:
-                logger.warning("%s does not end; killing it", name)
-                procs.send_signal(process, signal.SIGKILL)
-        for fd in self._watched:
-            os.close(fd)
-        if self._nursery is not None:  # last: it reaps the others
-            self._nursery.close()
-            self._nursery.wait(1.0)
+        self.workforce.end()
         if self._signals.received() & QUIT_SIGNALS:
             self._ending = Ending.STOP
         self._signals.close()

@@ -83,7 +83,14 @@ def test_the_source_is_found():
 
 
 ALLOWED = {
-    "zmq": {"hapi.broker.transport", "hapi.broker.app", "hapi.workers.link", "hapi.control", "hapi.cli.diagnosis"},
+    "zmq": {
+        "hapi.broker.transport",
+        "hapi.broker.app",
+        "hapi.broker.workforce",
+        "hapi.workers.link",
+        "hapi.control",
+        "hapi.cli.diagnosis",
+    },
     "psutil": {
         "hapi.procs",
         "hapi.control",
