@@ -115,6 +115,8 @@ def _read(directory: SessionDirectory, namespace: str) -> Record:
         supervisor_alive=alive,
         interrupted=info.supervisor is not None and info.phase in READY,
     )
+    if not alive and info.supervisor is not None and procs.is_alive(info.supervisor):
+        info = msgspec.structs.replace(info, supervisor=None)  # a stranger's: nobody waits for its death
     return Record(session_id, info, facts)
 
 

@@ -230,6 +230,7 @@ def test_records_of_another_version_and_of_a_record_we_may_not_judge(runner: Run
     assert f"{found['phase'].name[:13]} (of another version)" in said
     assert (found["phase"] / "state.json").read_bytes() == future
     assert kept_aside(found["phase"] / "state.json") == []
+    until(lambda: not runner.sessions(), 20, "the reaper has looked after both")
     closed = json.loads((found["fields"] / "state.json").read_bytes())
     assert (closed["phase"], closed["hologram"]) == ("ended", {"deep": [1]})
     works(runner)
