@@ -1,24 +1,56 @@
 """The end of a session whose supervisor died without a last word: what its directory still needs.
 
-Whoever closes a record holds the directory's lock, so that a supervisor which continues the session keeps us out.
+The reaper does this under the directory's lock, so that a supervisor which continues the session keeps it out.
 """
 
 from __future__ import annotations
 
 import logging
 
-from hapi import workspace
+import msgspec
+
+from hapi import remains, workspace
 from hapi.clock import now_ms
 from hapi.errors import HapiError
 from hapi.files import FileLock
+from hapi.ids import ProcessId
 from hapi.journal import Journal
 from hapi.lifecycle import Phase
+from hapi.paths import Paths
 from hapi.store import SessionDirectory
-from hapi.wire import Indeterminate, Note, TurnEnded, UserMessage
+from hapi.wire import Indeterminate, Note, TurnEnded, UserMessage, Watched
 
 QUOTED = 60
 
 logger = logging.getLogger(__name__)
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """What was left: how many processes were ended, which survive, and how many messages are of unknown fate."""
+
+    reaped: int = 0
+    survivors: list[ProcessId] = []
+    unknown_messages: int = 0
+
+
+def clean_up(watched: Watched, paths: Paths, deadline_s: float) -> Closed:
+    """End what a dead supervisor left running, at most `deadline_s`, then put on record what it could not.
+
+    Nothing happens when another supervisor holds the session's directory: then all that carries its mark is that
+    one's. Blocks.
+    """
+    directory = SessionDirectory(paths.session(watched.session_id))
+    lock = FileLock(directory.lock)
+    try:
+        if directory.path.is_dir() and not lock.acquire():
+            return Closed()
+    except OSError as error:
+        logger.warning("cannot lock %s: %s", directory.path, error)
+    try:
+        reaped, survivors = remains.end(watched.session_id, watched.agent, paths.home, deadline_s)
+        return Closed(reaped, survivors, _close(directory) if directory.path.is_dir() else 0)
+    finally:
+        lock.release()
 
 
 def close(directory: SessionDirectory) -> int:
@@ -31,19 +63,21 @@ def close(directory: SessionDirectory) -> int:
         return 0
     lock = FileLock(directory.lock)
     try:
-        if not lock.acquire():
-            return 0  # the session goes on under another supervisor
+        return _close(directory) if lock.acquire() else 0  # not there: the session goes on under another supervisor
     except OSError as error:
         logger.warning("cannot lock %s: %s", directory.path, error)
         return 0
+    finally:
+        lock.release()
+
+
+def _close(directory: SessionDirectory) -> int:
     try:
         _remove_worktree(directory)
         return _end_turn(directory)
     except OSError as error:
         logger.warning("cannot close the journal of %s: %s", directory.path.name, error)
         return 0
-    finally:
-        lock.release()
 
 
 def cut_turn(journal: Journal, why: str) -> int:

@@ -83,11 +83,13 @@ class SessionDirectory:
 
         How a session ended is written over the old record when the disk has no room for a new one.
         """
-        data = msgspec.json.encode(info)
+        self._replace_state(msgspec.json.encode(info), ends=info.phase is Phase.ENDED)
+
+    def _replace_state(self, data: bytes, *, ends: bool) -> None:
         try:
             write_atomic(self.state, data)
         except OSError as error:
-            if info.phase is not Phase.ENDED or error.errno not in _FULL:
+            if not ends or error.errno not in _FULL:
                 raise
             overwrite(self.state, data)
 
@@ -98,7 +100,7 @@ class SessionDirectory:
         """
         known = {field.encode_name for field in msgspec.structs.fields(SessionInfo)}
         foreign = {key: value for key, value in self._raw_state().items() if key not in known}
-        write_atomic(self.state, msgspec.json.encode(foreign | msgspec.to_builtins(info)), durable=False)
+        self._replace_state(msgspec.json.encode(foreign | msgspec.to_builtins(info)), ends=True)
 
     def read_state(self) -> SessionInfo:
         """The record. Raises StateUnreadable with the fault."""

@@ -102,7 +102,8 @@ class Books:
     def _watched(self) -> list[wire.Watched]:
         live = self.sessions.live.values()
         known = [watched(i) for i in live if i.supervisor and not self.losses.awaits_reaping(i)]
-        return [*known, *self.losses.to_reap()]
+        others = [w for w in self.losses.to_reap() if w.session_id not in {k.session_id for k in known}]
+        return [*known, *others]
 
     def never_started(self, session_id: str, failed: wire.Failure) -> list[Effect]:
         """A spawn came to nothing; a stop that waited for it has nothing left to stop.

@@ -114,6 +114,8 @@ class Core(Requests):
         self.peers.add(peer)
         order = spawn.order if spawn is not None and body.info is None else None
         effects = [Send(peer.identity, peer.name, self._welcome(peer, order))]
+        if body.info is not None:
+            self.restarts.drop(session_id)
         if self.adoption.heard(session_id):
             effects += self._take_up(session_id)
         if body.info is not None:
@@ -146,16 +148,23 @@ class Core(Requests):
             protocol=peer.protocol,
         )
 
+    def forked(self, session_id: str, pid: int) -> None:
+        """The nursery has forked a supervisor."""
+        spawn = self.spawns.pending.get(session_id)
+        if spawn is not None:
+            spawn.pid = pid
+
     def child_ended(self, session_id: str, pid: int, code: int) -> list[Effect]:
         """A supervisor's process ended; one that never said hello cannot say why."""
-        peer = self.peers.named(wire.session_peer(session_id))
         info = self.sessions.live.get(session_id)
         if info is not None and info.supervisor is not None:
             return []  # the reaper cleans up and reports
-        if peer is not None and peer.process.pid != pid:
-            return []  # one too many; the other one goes on
-        if peer is not None:
+        peer = self.peers.named(wire.session_peer(session_id))
+        if peer is not None and peer.process.pid == pid:
             self.peers.remove(peer.name)
+        spawn = self.spawns.pending.get(session_id)
+        if spawn is None or spawn.pid != pid:
+            return []  # an earlier one, or one too many; the other one goes on
         hint = "nursery.log has the reason: hapi runner logs --worker nursery"
         failed = wire.Failure(ErrorCode.INTERNAL.value, f"The supervisor ended before it was ready ({code}).", hint)
         return self.never_started(session_id, failed)
@@ -278,7 +287,8 @@ class Core(Requests):
             info = msgspec.structs.replace(info, unknown_messages=info.unknown_messages + body.unknown_messages)
             self.sessions.put(info)
         if info.phase is Phase.ENDED:
-            return [*([CloseRecord(info)] if body.unknown_messages else []), *self._tell_end(info)]
+            told = [*([CloseRecord(info)] if body.unknown_messages else []), *self._tell_end(info)]
+            return [*told, *self._take_up(body.session_id)]
         reason = found or EndReason.SUPERVISOR_LOST
         ended = self._end(info, reason, now_ms)
         closed: list[Effect] = [CloseRecord(ended)]
@@ -300,6 +310,10 @@ class Core(Requests):
         """Whatever is due at `now`: late spawns and stops, the end of the adoption grace, the shutdown's deadline."""
         effects: list[Effect] = []
         for session_id in self.spawns.overdue(now):
+            ready = self.sessions.live.get(session_id)
+            if ready is not None and ready.phase in READY:
+                effects += self.spawns.settle(session_id, wire.Spawned(ready, existing=True))
+                continue
             late = wire.Failure(ErrorCode.AGENT_TIMEOUT.value, "The session did not become ready in time.")
             effects += self.never_started(session_id, late)
             effects += self._tell(wire.session_peer(session_id), wire.Refused("it came too late"))

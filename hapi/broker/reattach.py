@@ -113,11 +113,17 @@ def _read(directory: SessionDirectory, namespace: str) -> Record:
         readable=True,
         same_boot=info.supervisor is None or info.supervisor.boot_id == procs.boot_id(),
         supervisor_alive=alive,
-        interrupted=info.supervisor is not None and info.phase in READY,
+        interrupted=info.supervisor is not None and _was_ready(info),
     )
     if not alive and info.supervisor is not None and procs.is_alive(info.supervisor):
         info = msgspec.structs.replace(info, supervisor=None)  # a stranger's: nobody waits for its death
     return Record(session_id, info, facts)
+
+
+def _was_ready(info: SessionInfo) -> bool:
+    """Whether there is something to go on with; a session that was being continued had been ready before."""
+    continued = info.phase is Phase.STARTING and info.generation > 1 and info.native_id is not None
+    return info.phase in READY or continued
 
 
 def _has_supervisor(info: SessionInfo, directory: SessionDirectory) -> bool:

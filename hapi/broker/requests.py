@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from hapi import wire
+from hapi.broker.adoption import Deferred
 from hapi.broker.books import Books
 from hapi.broker.effects import Answer, CloseRecord, Effect, Ending, ForkSession, Quit, ReplyTo, Send, WriteReport
 from hapi.broker.sessions import pids
@@ -47,17 +48,21 @@ class Requests(Books):
             return [Answer(to, wire.failure(error))]
 
     def _take_up(self, session_id: str) -> list[Effect]:
-        """The requests that waited for the verdict on a session."""
-        kept = self.adoption.take_up(session_id)
+        """The requests that waited for the verdict on a session, or for the end of its former supervisor."""
+        kept = [*self.adoption.take_up(session_id), *self.losses.take_up(session_id)]
         return [effect for request in kept for effect in self.request(request.to, request.body, request.at)]
 
-    def _spawn(self, to: ReplyTo, order: wire.Spawn, now: float) -> list[Effect]:
+    def _check(self, order: wire.Spawn) -> None:
+        """Raises HapiError for an order that cannot be taken whatever runs."""
         if self.stopping:
             raise HapiError(ErrorCode.SHUTTING_DOWN, "The runner is stopping.", "Start it again: hapi runner start")
         if canonical(order.session_id) != order.session_id:
             raise HapiError(ErrorCode.BAD_REQUEST, "A session id is a uuid in lower case.")
         if len(wire.encode(order)) > wire.MAX_ORDER_BYTES:
             raise HapiError(ErrorCode.TOO_LARGE, "The order is too large; its environment perhaps.")
+
+    def _spawn(self, to: ReplyTo, order: wire.Spawn, now: float) -> list[Effect]:
+        self._check(order)
         live = self.sessions.live.get(order.session_id)
         if live is not None and self.losses.awaits_reaping(live):
             raise _being_ended(order.session_id)
@@ -70,6 +75,8 @@ class Requests(Books):
         if ended is not None and not order.existing:
             message = f"Session {order.session_id} has ended: {ended.reason}."
             raise HapiError(ErrorCode.SESSION_ENDED, message, f"{ended.detail or ''}\nUse another id.".strip())
+        if ended is not None and self.losses.defer(ended, Deferred(to, order, now)):
+            return []  # its former supervisor still has words for the hub, or is being cleaned up after
         if self.restarts.waits(order.session_id):
             order = msgspec.structs.replace(order, existing=True)
         if not self.spawns.begin(order, to, now, joined=live is not None):
@@ -170,10 +177,11 @@ class Requests(Books):
         stopped = wire.Failure(
             ErrorCode.SHUTTING_DOWN.value, "The runner stopped.", "Start it again: hapi runner start"
         )
-        peers = [self.peers.named(wire.session_peer(key)) for key in self.spawns.pending]
+        asked = [key for key, spawn in self.spawns.pending.items() if spawn.waiters]  # nobody gave up a restart
+        peers = [self.peers.named(wire.session_peer(key)) for key in asked]
         refused = [Send(peer.identity, peer.name, wire.Refused("the runner stops")) for peer in peers if peer]
         starting = [answer for key in list(self.spawns.pending) for answer in self.spawns.settle(key, stopped)]
-        deferred = [Answer(kept.to, stopped) for kept in self.adoption.give_up()]
+        deferred = [Answer(kept.to, stopped) for kept in (*self.adoption.give_up(), *self.losses.give_up())]
         lost = [] if self._shutdown else self.losses.settle_all()
         rest: list[Effect] = [
             *map(CloseRecord, lost),

@@ -20,7 +20,7 @@ _FORK_MARGIN_S = 5.0
 
 class PendingSpawn(msgspec.Struct):
     """A session that is not ready yet. `stopped`: a stop arrived first, with this reason. `joined`: it was starting
-    before we were asked.
+    before we were asked. `pid`: its supervisor's, once the nursery has told.
     """
 
     order: wire.Spawn
@@ -28,6 +28,7 @@ class PendingSpawn(msgspec.Struct):
     deadline: float
     stopped: EndReason | None = None
     joined: bool = False
+    pid: int | None = None
 
 
 class PendingStop(msgspec.Struct):

@@ -117,6 +117,7 @@ class Workforce:
                 logger.info("supervisor of %s (pid %d) ended: %d", news.name, news.pid, news.code)
                 self._carry_out(self._core.child_ended(news.name, news.pid, news.code))
             case Forked():
+                self._core.forked(news.name, news.pid)
                 self._forked()
                 logger.info("supervisor of %s forked, pid %d", news.name, news.pid)
 

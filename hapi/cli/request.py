@@ -10,7 +10,7 @@ from hapi.config import Config
 from hapi.control import Control
 from hapi.errors import ErrorCode, HapiError
 
-_REPEATABLE = (wire.Spawn, wire.StopSession, wire.ListSessions, wire.SendText)  # twice is as good as once
+_REPEATABLE = (wire.Spawn, wire.StopSession, wire.ListSessions)  # twice is as good as once, for any supervisor
 _Reply = TypeVar("_Reply", bound=wire.ControlReply)
 
 

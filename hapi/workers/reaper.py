@@ -12,11 +12,10 @@ import os
 import setproctitle
 
 import hapi
-from hapi import clock, closing, config, log, procs, remains, wire
+from hapi import clock, closing, config, log, procs, wire
 from hapi.handoff import Build
 from hapi.installed import Installed
 from hapi.paths import Paths
-from hapi.store import SessionDirectory
 from hapi.workers.link import Link
 
 KILL_DEADLINE_S = 3.0
@@ -92,22 +91,17 @@ class Reaper:
         task.add_done_callback(self._reaping.discard)
 
     async def _clean_up(self, watched: wire.Watched) -> None:
-        """End what a dead supervisor left behind, bring its journal to an end, then tell the broker.
-
-        At most KILL_DEADLINE_S, and what `closing.close` takes.
-        """
-        found = (watched.session_id, watched.agent, self._paths.home)
-        reaped, survivors = await asyncio.to_thread(remains.end, *found, KILL_DEADLINE_S)
-        logger.info("supervisor of %s ended; killed %d left behind", watched.session_id, reaped)
-        if survivors:
-            logger.error("these survive SIGKILL: %s", survivors)
-        unknown = await asyncio.to_thread(closing.close, SessionDirectory(self._paths.session(watched.session_id)))
+        """End what a dead supervisor left behind, bring its journal to an end, then tell the broker."""
+        closed = await asyncio.to_thread(closing.clean_up, watched, self._paths, KILL_DEADLINE_S)
+        logger.info("supervisor of %s ended; killed %d left behind", watched.session_id, closed.reaped)
+        if closed.survivors:
+            logger.error("these survive SIGKILL: %s", closed.survivors)
         gone = wire.SupervisorGone(
             session_id=watched.session_id,
             process=watched.supervisor,
-            unknown_messages=unknown,
-            reaped=reaped,
-            survivors=[process.pid for process in survivors],
+            unknown_messages=closed.unknown_messages,
+            reaped=closed.reaped,
+            survivors=[process.pid for process in closed.survivors],
         )
         self._tell(gone)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import signal
 
+import pytest
+
 from hapi import procs
 from hapi.journal import Journal
+from tests.support.agents import program
 from tests.support.runner import Runner, gone, identity
 
 
@@ -53,3 +56,30 @@ def test_a_dead_agent_is_given_no_more_messages(runner):
     runner.hapi("send", session_id, "never heard", check=0)
     runner.wait_phase(session_id, "ended")
     assert fates(runner, session_id) == {"?": "taken", "never heard": "queued"}
+
+
+@pytest.mark.parametrize(("seconds", "detail"), [(0.5, "exit code 3"), (60, "pipes are closed")])
+def test_an_agent_that_falls_silent_before_it_ends(runner: Runner, seconds: float, detail: str) -> None:
+    """Its pipe closes first, its end is seen later: the next message was taken for it, and an exit with 0 in the
+    middle of a turn was called `completed`. One that goes on without its pipes cannot serve its session.
+
+    Seen to fail: without the wait for the agent's exit in `AcpDriver._request`.
+    """
+    program(
+        runner,
+        "silent",
+        "import os, subprocess, sys, threading\n"
+        'subprocess.run([sys.executable, "-m", "hapi.agents.demo"])\n'
+        "os.close(1)\n"
+        f"threading.Event().wait({seconds})\n"
+        "sys.exit(3)\n",
+        then_demo=False,
+    )
+    runner.start()
+    session_id = runner.spawn(agent="silent")["sessionId"]
+    runner.hapi("send", session_id, "/slow 1 2 ; /crash exit 0", check=0)
+    runner.wait_phase(session_id, "working")
+    runner.hapi("send", session_id, "never heard", check=0)
+    ended = runner.wait_phase(session_id, "ended", deadline_s=25)
+    assert (ended["reason"], detail in ended["detail"]) == ("agent exited", True)
+    assert fates(runner, session_id) in ({"?": "taken", "never heard": "queued"}, {"?": "removed"})

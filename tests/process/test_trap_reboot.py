@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from hapi import procs, wire
 from hapi.ids import SESSION_MARK
 from tests.support.git import git
@@ -147,3 +149,56 @@ def test_a_worktree_of_a_spawn_whose_supervisor_died_is_removed(runner: Runner) 
     procs.send_signal(supervisor(session), signal.SIGKILL)
     spawning.wait(20)
     until(lambda: not any(worktrees.iterdir()), 10, "the worktree is gone")
+
+
+def slow_again(runner: Runner) -> None:
+    """From now on the demo agent takes its time to start."""
+    runner.environment["HAPI_DEMO_START"] = "slow:4"
+
+
+@pytest.mark.parametrize("fault", ["runner stop", "reboot"])
+def test_what_happens_while_a_session_is_started_again_does_not_end_it(runner: Runner, fault: str) -> None:
+    """It was ended for good, as a failed spawn or as rebooted while starting.
+
+    Seen to fail: with restarts refused when the runner stops, and with `interrupted` for ready phases only.
+    """
+    remembering(runner)
+    session = runner.spawn("--permission-mode", "plan")["sessionId"]
+    power_cut(runner)
+    slow_again(runner)
+    runner.start()
+    until(lambda: record(runner, session)["generation"] == 2, 10, "it is being started again")
+    if fault == "runner stop":
+        runner.hapi("runner", "stop", check=0)
+    else:
+        power_cut(runner)
+    del runner.environment["HAPI_DEMO_START"]
+    runner.start()
+    runner.wait_phase(session, "idle", deadline_s=25)
+    assert record(runner, session)["permission_mode"] == "plan"
+
+
+def test_a_restart_that_fails_keeps_mode_and_model_for_the_next_one(runner: Runner) -> None:
+    """Of a session in mode `plan` the next attempt had the agent's own mode."""
+    remembering(runner)
+    session = runner.spawn("--permission-mode", "plan", "--model", "demo-slow")["sessionId"]
+    power_cut(runner)
+    runner.environment["HAPI_DEMO_START"] = "exit:3"
+    runner.start()
+    assert runner.wait_phase(session, "ended")["reason"] == "machine rebooted"
+    after = record(runner, session)
+    assert (after["permission_mode"], after["model"]) == ("plan", "demo-slow")
+
+
+def test_a_stop_while_the_machine_goes_down_is_a_stop(runner: Runner) -> None:
+    """Its supervisor was ending the agent for the shutdown already; the session came back with the next boot."""
+    remembering(runner)
+    session = runner.spawn()
+    runner.hapi("send", session["sessionId"], "/ignore-signals", check=0)
+    runner.wait_phase(session["sessionId"], "idle")
+    procs.send_signal(supervisor(session), signal.SIGTERM)
+    runner.hapi("runner", "stop-session", session["sessionId"])
+    power_cut(runner)
+    runner.start()
+    ended = runner.wait_phase(session["sessionId"], "ended")
+    assert ended["reason"] == "stopped by user"

@@ -193,7 +193,9 @@ def test_an_ended_session_is_not_spawned_again_unless_meant(core):
     assert refused.code == "session_ended"
     assert "spawn failed" in refused.message
     assert "no such agent" in refused.hint  # whoever lost the first answer learns it now
-    assert core.request(cli(), order(existing=True), T) == [ForkSession(ID)]
+    assert core.request(cli(), order(existing=True), T) == []  # its supervisor has not gone yet
+    greet(core, "reaper")
+    assert ForkSession(ID) in tell(core, "reaper", gone())
 
 
 def test_trap_08_a_retry_after_the_brokers_death_joins_the_start_under_way(core):
@@ -642,6 +644,29 @@ def test_a_record_that_says_nothing_new_changes_nothing(core, record):
     assert core.sessions.live == {ID: found}
 
 
+def test_a_session_is_continued_when_its_former_supervisor_has_gone(core):
+    """The end of the former one was taken for that of the new one, which then was told that nobody asked for it."""
+    running(core)
+    greet(core, "reaper")
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
+    assert core.request(cli(7), order(existing=True), T) == []
+    assert core.child_ended(ID, SUPERVISOR.pid, 0) == []
+    assert ForkSession(ID) in tell(core, "reaper", gone())
+    core.forked(ID, 555)
+    assert core.child_ended(ID, SUPERVISOR.pid, 0) == []
+    new = ProcessId(555, 5, "boot")
+    (welcome,) = bodies(greet(core, NAME, identity=b"new", process=new), wire.Welcome)
+    assert welcome.order.existing
+    assert [item.supervisor for item in core._watched()] == []
+
+
+def test_a_runner_that_stops_answers_who_wanted_to_continue_a_session(core):
+    running(core)
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
+    core.request(cli(7), order(existing=True), T)
+    assert [(number, body.code) for number, body in answers(core.stop_runner("hapi-cli", T))] == [(7, "shutting_down")]
+
+
 def test_what_a_session_that_ended_left_unknown_is_put_on_record(core):
     running(core)
     greet(core, "reaper")
@@ -680,6 +705,7 @@ def test_the_reaper_hears_of_new_processes_only(core):
 @pytest.mark.parametrize("pid", [100, 99])
 def test_a_child_that_ends_before_its_hello_says_so(core, pid):
     core.request(cli(1), order(), T)
+    core.forked(ID, pid)
     found = dict(answers(core.child_ended(ID, pid, -11)))
     assert found[1].code == "internal"
     assert "-11" in found[1].message
@@ -1044,12 +1070,29 @@ def test_a_stop_wins_over_the_restart(core, begun):
 
 def test_a_restart_that_fails_ends_the_session_with_the_reason(core):
     reboot(core, ID)
+    core.forked(ID, 77)
     effects = core.child_ended(ID, 77, 1)
     (closed,) = [effect.info for effect in effects if isinstance(effect, CloseRecord)]
     assert closed.reason == EndReason.MACHINE_REBOOTED
     assert "before it was ready" in closed.detail
     reboot(core, OTHER)
     assert any(isinstance(effect, CloseRecord) for effect in core.nursery_lost())
+
+
+def test_a_runner_that_stops_does_not_give_up_what_it_restarts(core):
+    """A runner stopped in the seconds after a reboot ended those sessions for good, as failed spawns."""
+    reboot(core, ID)
+    greet(core, NAME)
+    assert bodies(core.stop_runner("hapi-cli", T), wire.Refused) == []
+
+
+def test_one_that_came_back_by_itself_is_not_restarted(core):
+    keys = [new_session_id() for _ in range(AT_ONCE)]
+    reboot(core, *keys, ID)
+    greet(core, NAME, info=info(generation=2))
+    for key in keys:
+        core.spawns.settle(key, wire.Failure("internal", "x"))
+    assert ForkSession(ID) not in core.tick(T)
 
 
 def test_a_runner_that_stops_restarts_nothing_more(core):

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from hapi import procs, wire
+from hapi.files import FileLock
 from hapi.ids import NOBODY, new_session_id
 from hapi.paths import Paths
+from hapi.store import SessionDirectory
 from hapi.workers.reaper import Reaper
 from tests.support.wait import until_async
 
@@ -118,3 +120,20 @@ async def test_one_that_was_turned_away_ends(tmp_path):
     work = asyncio.create_task(Reaper(link, Paths(tmp_path), 60).run())
     link.say(wire.Refused("there is another reaper now"))
     await asyncio.wait_for(work, 5)
+
+
+async def test_a_session_that_another_supervisor_holds_is_left_alone(link, process, tmp_path):
+    """It was continued before the reaper came to it: the new agent carries the same mark, and was killed."""
+    session, supervisor = new_session_id(), process()
+    agent = process(HAPI_SESSION_ID=session)
+    await until_async(lambda: procs.marked("HAPI_SESSION_ID", session), 5, "the agent runs")
+    directory = SessionDirectory(Paths(tmp_path).session(session))
+    directory.create()
+    lock = FileLock(directory.lock)
+    assert lock.acquire()
+    link.say(wire.Watch([watched(session, supervisor, agent)]))
+    await until_async(link.inbox.empty, 5, "the order is read")
+    end(supervisor)
+    await until_async(link.gone, 10, "the death is told")
+    assert (link.gone()[0].reaped, agent.poll()) == (0, None)
+    lock.release()

@@ -71,11 +71,29 @@ ME = procs.own_identity()
             {"supervisor": msgspec.structs.replace(ME, boot_id="x"), "phase": Phase.STOPPING},
             Facts(readable=True, same_boot=False),
         ),
+        (
+            {
+                "supervisor": msgspec.structs.replace(ME, boot_id="x"),
+                "phase": Phase.STARTING,
+                "generation": 2,
+                "native_id": "n",
+            },
+            Facts(readable=True, same_boot=False, interrupted=True),
+        ),
         ({"supervisor": ProcessId(0, 0, procs.boot_id())}, Facts(readable=True, interrupted=True)),
         ({}, Facts(readable=True)),
         ({"supervisor": ME, "phase": Phase.ENDED, "reason": EndReason.COMPLETED}, Facts(readable=True)),
     ],
-    ids=["alive", "reused pid", "another boot", "stopped in another boot", "nobody", "no supervisor", "ended"],
+    ids=[
+        "alive",
+        "reused pid",
+        "another boot",
+        "stopped in another boot",
+        "restarting",
+        "nobody",
+        "no supervisor",
+        "ended",
+    ],
 )
 def test_facts(tmp_path, changes, facts):
     found = record(tmp_path, **changes)

@@ -83,6 +83,8 @@ class MachineRpc:
             raise HapiError(ErrorCode.INTERNAL, "The runner gave no sensible answer to the spawn.")
         session_id = reply.info.session_id
         if not await self._sessions.established(session_id, max(1.0, deadline - monotonic())):
+            if reply.existing:  # it lives, and is not ours to stop for that
+                raise HapiError(ErrorCode.TIMEOUT, "The session runs, but did not reach the hub in time.")
             self._context.start(self._kill_late(session_id), "late spawn")
             raise HapiError(
                 ErrorCode.TIMEOUT, "The session started, but did not reach the hub in time; it was stopped."

@@ -73,8 +73,11 @@ class SessionLink:
         """The session's newest state."""
         if self.newest is not None and snapshot.info.generation < self.newest.info.generation:
             return
+        if self._is_newer(snapshot.info):
+            if snapshot.info.phase is not Phase.STARTING:
+                self._succeed(snapshot)
+            return
         if self._end is not None and snapshot.info.phase in READY:
-            self._succeed(snapshot)
             return
         self.newest = snapshot
         if snapshot.info.phase is Phase.ENDED:
@@ -89,10 +92,16 @@ class SessionLink:
         """The session's supervisor is gone; `left` is what its journal still has for the hub."""
         if self.newest is not None and self.newest.info.generation > info.generation:
             return
+        last_seq = left[-1].seq if left else 0
+        if self._is_newer(info):
+            base = self.successor or wire.Snapshot(info=info, worktree=info.worktree)
+            self.take_events(left)
+            self._succeed(msgspec.structs.replace(describe.lost(base, info), last_seq=last_seq))
+            return
         if self.newest is None and not left:
             self._row.must_exist = True  # the hub may know it, but there is nothing to show to one that does not
         base = self.newest or wire.Snapshot(info=info, worktree=info.worktree)
-        self.newest = msgspec.structs.replace(describe.lost(base, info), last_seq=left[-1].seq if left else 0)
+        self.newest = msgspec.structs.replace(describe.lost(base, info), last_seq=last_seq)
         self._begin_end(describe.end_word(info), archive=describe.was_stopped(info))
         if left:
             self.take_events(left)
@@ -172,11 +181,14 @@ class SessionLink:
 
     # ------------------------------------------------------------------------------------------------- its life
 
+    def _is_newer(self, info: wire.SessionInfo) -> bool:
+        """Whether this is of a generation that came while we still end an older one."""
+        return self._end is not None and self.newest is not None and info.generation > self.newest.info.generation
+
     def _succeed(self, snapshot: wire.Snapshot) -> None:
-        """It was resumed while we still end the old generation; of that one no further news is of interest."""
-        if snapshot.info.generation > self.snapshot().info.generation:
-            self.successor = snapshot
-            self._wake.set()
+        """It was resumed, and has perhaps ended again; of the old generation no further news is of interest."""
+        self.successor = snapshot
+        self._wake.set()
 
     def _start_if_due(self, snapshot: wire.Snapshot) -> None:
         if snapshot.info.reason == EndReason.SPAWN_FAILED:

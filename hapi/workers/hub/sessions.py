@@ -8,7 +8,6 @@ from collections import OrderedDict
 from typing import Any
 
 from hapi import journal, wire
-from hapi.lifecycle import READY
 from hapi.store import SessionDirectory
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.session import SessionLink
@@ -123,7 +122,7 @@ class Sessions:
             self._deleted[link.session_id] = newest.info.generation
             if len(self._deleted) > DELETED_REMEMBERED:
                 self._deleted.popitem(last=False)
-        elif link.successor is not None and link.successor.info.phase in READY:
+        elif link.successor is not None:
             heir = self._link(link.session_id)
             heir.outbox = link.outbox
             self._context.start(heir.update(link.successor), "resume")

@@ -7,6 +7,7 @@ The SDK has no time-outs: every call here has one, or ends with the agent's proc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from hapi.workers.supervisor.acp_transport import AgentTransport
 from hapi.workers.supervisor.agent_process import AgentProcess
 
 CALL_TIMEOUT_S = 10.0
+EXIT_GRACE_S = 2.0
 _METHOD_NOT_FOUND = -32601
 
 _T = TypeVar("_T")
@@ -44,7 +46,7 @@ class Opened(msgspec.Struct):
 
 
 class AcpDriver:
-    """One ACP conversation with one agent process."""
+    """One ACP conversation with one agent process. `closed`: the agent does not listen or speak any more."""
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class AcpDriver:
         self._on_permission = on_permission
         self.transport = AgentTransport(agent.reader, agent.writer, on_update)
         self._connection = Connection(self._handle, self.transport)
+        self.closed = False
         self._native_id = ""
         self._opened: Opened | None = None
 
@@ -176,6 +179,9 @@ class AcpDriver:
         except RequestError as error:
             raise HapiError(ErrorCode.AGENT_FAILED, _words(error), str(error.code)) from None
         except OSError as error:
+            self.closed = True
+            with contextlib.suppress(TimeoutError):  # its end shows here first, mostly; how it ended is what counts
+                await asyncio.wait_for(self._agent.exited(), EXIT_GRACE_S)
             raise HapiError(ErrorCode.AGENT_FAILED, f"The agent's pipes are closed: {error}") from None
         return answer if isinstance(answer, dict) else {}
 

@@ -271,7 +271,8 @@ class Supervisor:
                 logger.warning("cannot write state.json: %s", trouble)
         failed = wire.SpawnFailed(session_id=self._session_id, failure=wire.failure(error))
         self._link.send(wire.BROKER, failed)
-        self._link.send(wire.BROKER, wire.SessionChanged(info))
+        if error.code is not ErrorCode.ALREADY_RUNNING:  # then the session is another supervisor's
+            self._link.send(wire.BROKER, wire.SessionChanged(info))
         self._done.set()
 
     # ------------------------------------------------------------------------------------------------- ending

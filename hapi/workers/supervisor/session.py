@@ -93,6 +93,9 @@ class Session:
 
         Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9.5 s in all. `why` becomes the record's detail.
         """
+        if self._released and self.info.reason is None:
+            self.info.reason = reason  # the machine goes down, and this session shall not come back with it
+            self._move(Phase.STOPPING)
         if self._stopping is None:
             if self._agent.exit is not None and self.info.reason is None:
                 work = self._watched_end()
@@ -143,6 +146,8 @@ class Session:
         """What survived SIGKILL may be let go by the kernel yet: then the session is over after all."""
         await self._agent.tree_ended()
         if self._stopping is None:
+            self._count_unknown("The session was stopped; the turn that ran was cut.")
+            self._give_back_queue()
             self._end(reason, why)
 
     async def release(self) -> None:
@@ -192,6 +197,8 @@ class Session:
         if survivors:
             logger.error("the agent left processes that survive SIGKILL: %s", survivors)
             await self._agent.tree_ended()
+        if self._released:
+            return  # the machine goes down
         reason = end_reason(exit_, busy=self._journal.state.turn_open, out_of_memory=self._memory.ran_out())
         self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
         self.asking.cancel_all("The agent ended")
@@ -241,9 +248,12 @@ class Session:
         return taken and (in_flight is None or in_flight.id != message_id)
 
     def retry(self, message: wire.UserMessage) -> None:
-        """Queue a message again that the user chose to retry. Raises OSError."""
-        self._journal.requeue(message)
-        self._queued.set()
+        """Queue a message again that the user chose to retry; asked again, it is queued once. Raises OSError."""
+        if self._journal.state.fates.get(message.id) in {None, "removed"}:
+            self._journal.requeue(message)
+            self._queued.set()
+        elif message.local_id and self._with_agent(message.id):
+            self._emit(wire.Consumed([message.local_id]))
 
     def say(self, said: wire.SendText) -> None:
         """A person on this machine says something: the hub is shown it, the agent gets it; once. Raises OSError."""
@@ -328,6 +338,9 @@ class Session:
                 return  # the session ends with this turn: `_watch_agent` says how
             if self._stopping is None:
                 self._emit(wire.Note(error.message, is_error=True))
+            if self._driver.closed:  # it lives, and can do nothing for this session
+                await self.stop(EndReason.AGENT_EXITED, error.message)
+                return
         if self.lifecycle.phase not in BUSY:
             return  # stopped meanwhile
         more = bool(self._journal.state.queue)

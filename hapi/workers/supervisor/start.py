@@ -168,7 +168,7 @@ class Starter:
     def _prepare_directory(self, started: Started) -> None:
         order = started.order
         wants_worktree = order.worktree is not None
-        create = self._config.create_directories and not wants_worktree
+        create = self._config.create_directories and not wants_worktree and not order.existing
         path = workspace.prepare_directory(order.directory, self._roots, create=create)
         if order.worktree is not None:
             environment = agent_environment(self._base(order), order.session_id, {}, None)
@@ -267,10 +267,13 @@ def continued(
         info.started_at = previous.started_at
     if first is not None:
         order = msgspec.structs.replace(order, args=first.args, config=first.config, yolo=first.yolo, umask=first.umask)
+    info.model = order.model or previous.model
+    info.effort = order.effort or previous.effort
+    info.permission_mode = order.permission_mode or previous.permission_mode
     return msgspec.structs.replace(
         order,
         resume=order.resume or previous.native_id,
-        model=order.model or previous.model,
-        effort=order.effort or previous.effort,
-        permission_mode=order.permission_mode or previous.permission_mode,
+        model=info.model,
+        effort=info.effort,
+        permission_mode=info.permission_mode,
     )
