@@ -9,7 +9,7 @@ BENCHMARKS := restart
 HUB := .cache/hub/.installed-$(HUB_VERSION)
 CODEX := .cache/codex/.installed-$(CODEX_ACP_VERSION)
 
-.PHONY: help setup demo test unit bench lint format clean
+.PHONY: help setup demo test unit bench chaos lint format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -34,6 +34,10 @@ unit: $(BIN)/.installed ## The fast tests only
 
 bench: $(BIN)/.installed ## The benchmarks, each beside its floor (RECORD=1: keep the results in benchmarks/RESULTS.md)
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(if $(RECORD),--record) || exit 1; done
+
+chaos: $(BIN)/.installed ## Break things for MINUTES (3) by SEED (made up), then prove that nothing was lost
+	@$(MAKE) --no-print-directory $(HUB)
+	@PYTHONPATH=. $(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
 
 lint: $(BIN)/.installed ## Format, lint and types, changing nothing
 	$(BIN)/ruff format --check .

@@ -20,6 +20,8 @@ from hapi.ids import DEFAULT_NAMESPACE, namespace, split_token
 from hapi.paths import Paths
 
 DEFAULT_API_URL = "http://localhost:3006"
+HEARTBEAT_MS, CONTROL_TIMEOUT_MS, READY_TIMEOUT_MS = 60_000, 10_000, 15_000
+HANDOFF_WINDOW_MS = 300_000
 _FALSE = {"", "0", "false", "no", "off"}
 _TRUE = {"1", "true", "yes", "on"}
 
@@ -38,6 +40,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     extra_headers: dict[str, str]
     supervised: bool
     handoff_disabled: bool
+    handoff_window_ms: int
     create_directories: bool
     agents: dict[str, dict[str, Any]]
     sources: dict[str, str]
@@ -68,21 +71,44 @@ def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.en
     base_namespace = _pick_namespace(reader, namespace_option)
     if base_namespace != DEFAULT_NAMESPACE:
         reader.add_settings(Paths(home, base_namespace).settings)
+    reader.setting_text("machine_id", "machineId")  # the connector's; a wrong one must not make a new machine of this
     return Config(
         home=home,
         namespace=base_namespace,
         api_url=_url(reader.text("api_url", "HAPI_API_URL", "apiUrl") or DEFAULT_API_URL, reader.sources["api_url"]),
         token=_token(reader.text("token", "CLI_API_TOKEN", "cliApiToken"), base_namespace),
         hostname=reader.text("hostname", "HAPI_HOSTNAME", "hostname") or os.uname().nodename,
-        heartbeat_interval_ms=reader.number("heartbeat_interval_ms", "HAPI_RUNNER_HEARTBEAT_INTERVAL", 60_000),
-        control_timeout_ms=reader.number("control_timeout_ms", "HAPI_RUNNER_HTTP_TIMEOUT", 10_000),
-        ready_timeout_ms=reader.number("ready_timeout_ms", "HAPI_RUNNER_WEBHOOK_TIMEOUT_MS", 15_000),
+        heartbeat_interval_ms=reader.number("heartbeat_interval_ms", "HAPI_RUNNER_HEARTBEAT_INTERVAL", HEARTBEAT_MS),
+        control_timeout_ms=reader.number("control_timeout_ms", "HAPI_RUNNER_HTTP_TIMEOUT", CONTROL_TIMEOUT_MS),
+        ready_timeout_ms=reader.number("ready_timeout_ms", "HAPI_RUNNER_WEBHOOK_TIMEOUT_MS", READY_TIMEOUT_MS),
         extra_headers=reader.headers(),
         supervised=reader.flag("supervised", "HAPI_RUNNER_SUPERVISED"),
         handoff_disabled=reader.flag("handoff_disabled", "HAPI_DISABLE_VERSION_HANDOFF"),
+        handoff_window_ms=reader.number("handoff_window_ms", "HAPI_HANDOFF_WINDOW_MS", HANDOFF_WINDOW_MS),
         create_directories=reader.setting_flag("create_directories", "createDirectories", default=True),
         agents=reader.agents(),
         sources=reader.sources,
+    )
+
+
+def bare(home: Path, name: str) -> Config:
+    """The defaults alone, for a namespace whose settings cannot be read: enough to find what runs there."""
+    return Config(
+        home=home,
+        namespace=name,
+        api_url=DEFAULT_API_URL,
+        token=None,
+        hostname=os.uname().nodename,
+        heartbeat_interval_ms=HEARTBEAT_MS,
+        control_timeout_ms=CONTROL_TIMEOUT_MS,
+        ready_timeout_ms=READY_TIMEOUT_MS,
+        extra_headers={},
+        supervised=False,
+        handoff_disabled=False,
+        handoff_window_ms=HANDOFF_WINDOW_MS,
+        create_directories=True,
+        agents={},
+        sources={},
     )
 
 
@@ -103,10 +129,13 @@ class _Reader:
         if value:
             self.sources[name] = variable
             return value
+        return self.setting_text(name, key)
+
+    def setting_text(self, name: str, key: str) -> str | None:
         found = self._setting(name, key)
         if found is None or isinstance(found, str):
             return found or None
-        raise _bad(f"settings.json: {key}", "must be a string")
+        raise _bad(f"{self.sources[name]}: {key}", "must be a string")
 
     def number(self, name: str, variable: str, default: int) -> int:
         """A positive number of milliseconds."""
@@ -133,7 +162,7 @@ class _Reader:
             return default
         if isinstance(value, bool):
             return value
-        raise _bad(f"settings.json: {key}", "must be true or false")
+        raise _bad(f"{self.sources[name]}: {key}", "must be true or false")
 
     def headers(self) -> dict[str, str]:
         variable = "HAPI_EXTRA_HEADERS_JSON"
@@ -145,21 +174,25 @@ class _Reader:
             except (msgspec.MsgspecError, UnicodeError):
                 raise _bad(variable, "must be a JSON object of strings") from None
         value = self._setting("extra_headers", "extraHeaders")
-        headers: dict[str, str] = self._converted("extraHeaders", value, dict[str, str])
+        headers: dict[str, str] = self._converted(
+            f"{self.sources['extra_headers']}: extraHeaders", value, dict[str, str]
+        )
         return headers
 
     def agents(self) -> dict[str, dict[str, Any]]:
         value = self._setting("agents", "agents")
-        agents: dict[str, dict[str, Any]] = self._converted("agents", value, dict[str, dict[str, Any]])
+        agents: dict[str, dict[str, Any]] = self._converted(
+            f"{self.sources['agents']}: agents", value, dict[str, dict[str, Any]]
+        )
         return agents
 
-    def _converted(self, key: str, value: Any, kind: Any) -> Any:
+    def _converted(self, where: str, value: Any, kind: Any) -> Any:
         if value is None:
             return {}
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            raise _bad(f"settings.json: {key}", str(error)) from None
+            raise _bad(where, str(error)) from None
 
     def _setting(self, name: str, key: str) -> Any:
         for path, content in self._settings:

@@ -6,7 +6,6 @@ Synchronous, no asyncio: this is on the path of every command.
 from __future__ import annotations
 
 import itertools
-import os
 import select
 import signal
 import sys
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
     import zmq
 
 STOP_TIMEOUT_S = 5.0
+APPEAR_S = 3.0  # how long a runner may hold its lock without a socket: while it starts, stops, or is replaced
 _TICK_MS = 100
+_PID_DIGITS = 10
 _Reply = TypeVar("_Reply", bound=wire.ControlReply)
 Waiting = Callable[[float], None]
 
@@ -44,12 +45,13 @@ class Control:
     def request(self, body: wire.ControlRequest, timeout_s: float | None = None) -> wire.ControlReply:
         """Ask the broker and return its reply, within `timeout_s` (the configured control timeout by default).
 
-        Raises NotRunning at once when no broker holds the lock or its socket is missing, HapiError(timeout) when it
-        holds the lock and does not answer, the broker's own error when it refuses, and HapiError(protocol_mismatch)
-        for an answer that makes no sense. A request that timed out may still be carried out.
+        Raises NotRunning at once when no broker holds the lock, or when one does without a socket for APPEAR_S;
+        HapiError(timeout) when it holds the lock and does not answer, the broker's own error when it refuses, and
+        HapiError(protocol_mismatch) for an answer that makes no sense. A request that timed out may still be carried
+        out.
         """
-        check_running(self._config.paths)
         budget = self._config.control_timeout_ms / 1000 if timeout_s is None else timeout_s
+        self._await_socket(min(APPEAR_S, budget))
         reply = self._exchange(next(self._numbers), body, budget)
         if isinstance(reply, wire.Failure):
             raise reply.error()
@@ -79,6 +81,18 @@ class Control:
         finally:
             context.destroy(linger=0)
 
+    def _await_socket(self, patience_s: float) -> None:
+        """Return when a broker holds the lock and has its socket in place. Raises NotRunning."""
+        started = monotonic()
+        while not has_socket(self._config.paths):
+            passed = monotonic() - started
+            if passed >= patience_s:
+                hint = "Try again in a moment; if it stays like this: hapi runner restart"
+                raise NotRunning("The runner is starting or stopping: it holds its lock but has no socket.", hint)
+            if self._waiting:
+                self._waiting(passed)
+            select.select([], [], [], _TICK_MS / 2000)  # a file appears or a lock goes: neither can be waited for
+
     def _await(self, socket: zmq.Socket[bytes], budget: float) -> None:
         """Return when a reply can be read. Raises NotRunning, HapiError(timeout)."""
         started = monotonic()
@@ -96,18 +110,17 @@ class Control:
         raise HapiError(ErrorCode.TIMEOUT, message, hint)
 
 
-def check_running(paths: Paths) -> None:
-    """Return if a broker holds the lock and has its socket in place. Raises NotRunning with the reason otherwise."""
+def has_socket(paths: Paths) -> bool:
+    """Whether the broker that holds the lock has its socket in place. Raises NotRunning when nobody holds the lock."""
     try:
         held = files.is_locked(paths.lock)
     except OSError as error:
         message = f"Cannot read the lock {paths.lock}: {error.strerror}"
-        raise HapiError(ErrorCode.BAD_CONFIGURATION, message, "It must be a file of yours.") from None
+        hint = "It must be a file of yours. Move it away; the runner makes a new one."
+        raise HapiError(ErrorCode.BAD_CONFIGURATION, message, hint) from None
     if not held:
         raise NotRunning("The runner is not running: no process holds its lock.")
-    if not socket_path(paths).exists():
-        hint = "Try again in a moment; if it stays like this: hapi runner restart"
-        raise NotRunning("The runner is starting or stopping: it holds its lock but has no socket.", hint)
+    return socket_path(paths).exists()
 
 
 def socket_path(paths: Paths) -> Path:
@@ -141,7 +154,7 @@ class Stopped(msgspec.Struct, kw_only=True):
     how: Literal["asked", "SIGTERM", "SIGKILL"] | None = None
 
 
-def stop(config: Config, waiting: Waiting | None = None) -> Stopped:
+def stop(config: Config, waiting: Waiting | None = None, source: str = "hapi-cli") -> Stopped:
     """Stop the runner; sessions live on. Returns when its process is gone, or at once when none runs.
 
     It is asked first; one that holds the lock without answering within the control timeout, or does not end within
@@ -154,7 +167,7 @@ def stop(config: Config, waiting: Waiting | None = None) -> Stopped:
     try:
         control = Control(config, waiting)
         who = procs.identity(control.ask(wire.GetStatus(), wire.Status).pid) or who
-        sessions = control.ask(wire.StopRunner(), wire.RunnerStopping).sessions
+        sessions = control.ask(wire.StopRunner(source), wire.RunnerStopping).sessions
     except NotRunning:
         if not files.is_locked(paths.lock):
             return Stopped(running=False)
@@ -164,50 +177,38 @@ def stop(config: Config, waiting: Waiting | None = None) -> Stopped:
     if who is None:
         return _unidentified(paths)
     patience = 0 if sessions is None and procs.is_alive(who) else STOP_TIMEOUT_S
-    how: Literal["asked", "SIGTERM", "SIGKILL"] = "asked" if wait_gone(who, patience) else force(who)
+    how: Literal["asked", "SIGTERM", "SIGKILL"] = "asked" if procs.wait_gone(who, patience) else force(who)
     return Stopped(pid=who.pid, sessions=sessions, how=how)
 
 
 def force(who: ProcessId) -> Literal["SIGTERM", "SIGKILL"]:
     """End that very process by signals, the milder first; returns the one that did it. HapiError(still_alive)."""
     procs.send_signal(who, signal.SIGTERM)
-    if wait_gone(who, STOP_TIMEOUT_S):
+    if procs.wait_gone(who, STOP_TIMEOUT_S):
         return "SIGTERM"
     procs.send_signal(who, signal.SIGKILL)
-    if wait_gone(who, STOP_TIMEOUT_S):
+    if procs.wait_gone(who, STOP_TIMEOUT_S):
         return "SIGKILL"
     hint = "A process that the kernel holds, or another user's, cannot be ended from here."
     raise HapiError(ErrorCode.STILL_ALIVE, f"Process {who.pid} survives SIGKILL.", hint)
 
 
-def wait_gone(who: ProcessId, timeout_s: float) -> bool:
-    """Wait until that process has ended, `timeout_s` at most; whether it has."""
-    deadline = monotonic() + timeout_s
-    fd = procs.open_pidfd(who)
-    poller = select.poll()
-    if fd is not None:
-        poller.register(fd, select.POLLIN)
-    try:
-        while procs.is_alive(who):
-            left_ms = (deadline - monotonic()) * 1000
-            if left_ms <= 0:
-                return False
-            poller.poll(left_ms if fd is not None else min(left_ms, _TICK_MS))
-        return True
-    finally:
-        if fd is not None:
-            os.close(fd)
-
-
 def lock_holder(paths: Paths) -> ProcessId | None:
-    """The runner process whose pid is in the lock file: None unless the lock is held and that process is a runner."""
+    """The runner process that holds the lock: whom the lock's note names, else whom the kernel does.
+
+    None unless the lock is held and that process is a runner. (The note is missing after a start on a full disk.)
+    """
     try:
         if not files.is_locked(paths.lock):
             return None
-        digits = paths.lock.read_text(errors="replace").split()[0]
-        pid = int(digits)
-    except (OSError, ValueError, IndexError):
+        note = files.read_file(paths.lock).strip()
+        pids = [int(note) if note.isdigit() and len(note) < _PID_DIGITS else None, files.kernels_holder(paths.lock)]
+    except OSError:
         return None
+    return next((who for pid in pids if pid and (who := _runner(pid))), None)
+
+
+def _runner(pid: int) -> ProcessId | None:
     who = procs.identity(pid)
     words = command_line(pid)
     return who if "hapi.broker" in words or words.startswith("hapi: broker") else None

@@ -44,6 +44,8 @@ class ErrorCode(StrEnum):
     NO_LOGS = "no_logs"
     HUB_REFUSED = "hub_refused"
     MISSING_TOOL = "missing_tool"
+    SERVICE_MANAGER = "service_manager"
+    NOT_OURS = "not_ours"
     DISK = "disk"
     INTERNAL = "internal"
 

@@ -26,6 +26,9 @@ class ProcessId(msgspec.Struct, frozen=True):
     boot_id: str
 
 
+NOBODY = ProcessId(0, 0, "")  # stands for a process whose identity is lost; it is never alive
+
+
 def new_session_id() -> str:
     """A fresh session id: a uuid4 in its usual text form."""
     return str(uuid.uuid4())

@@ -29,15 +29,28 @@ def is_ours(pid: int, home: Path) -> bool:
         return False
     words = title.split()
     if words[1:2] == ["broker"]:
-        return any(_holds(Paths(home, namespace).lock, pid) for namespace in all_namespaces(home))
+        return any(holds(Paths(home, namespace).lock, pid) for namespace in all_namespaces(home))
     if words[1:2] == ["session"] and len(words) > 3:
         sessions = Paths(home, words[2].strip("[]")).sessions
-        return any(_holds(lock, pid) for lock in sessions.glob(f"{words[3]}*/lock"))
+        return any(holds(lock, pid) for lock in sessions.glob(f"{words[3]}*/lock"))
     return False
 
 
-def _holds(lock: Path, pid: int) -> bool:
+def may_supervise(pid: int, lock: Path) -> bool:
+    """Whether `pid` can be a session's supervisor: it holds the session's lock, or is titled as ours are.
+
+    Enough to wait for its word (the lock's file may have been deleted under it), not enough to signal it.
+    """
     try:
-        return lock.read_text().strip() == str(pid) and os.access(lock, os.R_OK) and files.is_locked(lock)
+        titled = not LINUX or Path(f"/proc/{pid}/comm").read_text().startswith(_OURS)
+    except OSError:
+        return False
+    return titled or holds(lock, pid)
+
+
+def holds(lock: Path, pid: int) -> bool:
+    """Whether that process holds the lock, by what it wrote into it and by the kernel's word that somebody does."""
+    try:
+        return files.read_file(lock).strip() == str(pid).encode() and os.access(lock, os.R_OK) and files.is_locked(lock)
     except OSError:
         return False

@@ -22,7 +22,6 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
-LIVE = frozenset(Phase) - {Phase.ENDED}
 BUSY = frozenset({Phase.WORKING, Phase.WAITING})
 READY = frozenset({Phase.IDLE, Phase.WORKING, Phase.WAITING})
 
@@ -46,6 +45,7 @@ class EndReason(StrEnum):
     AGENT_CRASHED = "agent crashed"
     SUPERVISOR_LOST = "supervisor lost"
     SPAWN_FAILED = "spawn failed"
+    MEMORY_LIMIT = "limit: memory"
     MACHINE_REBOOTED = "machine rebooted"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ class Paths:
         self.home_settings = home / "settings.json"
         self.state = self.root / "runner.state.json"
         self.lock = self.root / "runner.state.json.lock"
+        self.handoffs = self.root / "handoffs.json"
         self.sessions = self.root / "sessions"
         self.logs = self.root / "logs"
         self.run = _socket_directory(self.root)
@@ -82,5 +84,7 @@ def _make_private(directory: Path, *, may_be_link: bool = True) -> None:
             raise HapiError(ErrorCode.BAD_CONFIGURATION, f"{directory} belongs to another user.", hint)
         if not directory.is_symlink() and status.st_mode & 0o077:
             directory.chmod(0o700)
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, "it must be readable and writable for us")
     except OSError as error:
         raise HapiError(ErrorCode.BAD_CONFIGURATION, f"Cannot use {directory}: {error.strerror}", hint) from None

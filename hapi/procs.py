@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hapi.clock import monotonic
 from hapi.ids import ProcessId
 
 LINUX = sys.platform == "linux"
 _ZOMBIE_STATES = frozenset("ZXx")
+_TICK_MS = 100
 
 
 @functools.cache
@@ -81,6 +84,25 @@ def open_pidfd(process: ProcessId) -> int | None:
     return None
 
 
+def wait_gone(process: ProcessId, timeout_s: float) -> bool:
+    """Wait until that process has ended, `timeout_s` at most; whether it has."""
+    deadline = monotonic() + timeout_s
+    fd = open_pidfd(process)
+    poller = select.poll()
+    if fd is not None:
+        poller.register(fd, select.POLLIN)
+    try:
+        while is_alive(process):
+            left_ms = (deadline - monotonic()) * 1000
+            if left_ms <= 0:
+                return False
+            poller.poll(left_ms if fd is not None else min(left_ms, _TICK_MS))
+        return True
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
 def memory_bytes(pid: int) -> int:
     """Memory that `pid` adds to the machine: PSS where the kernel tells it, else RSS; 0 when it is gone."""
     try:
@@ -136,16 +158,23 @@ def descendants(pid: int, spare: Callable[[int], bool] | None = None) -> list[Pr
     return found
 
 
+def everyone() -> list[int]:
+    """The pids of all processes there are, zombies and other users' among them."""
+    if LINUX:
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    import psutil
+
+    return list(psutil.pids())
+
+
 def marked(name: str, value: str) -> list[ProcessId]:
     """This user's processes whose environment has `name=value`: what a lost supervisor left behind."""
-    needle = f"{name}={value}".encode()
-    if LINUX:
-        candidates = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-    else:
-        import psutil
+    return [who for pid in everyone() if has_mark(pid, name, value) and (who := identity(pid)) is not None]
 
-        candidates = psutil.pids()
-    return [who for pid in candidates if needle in _environ(pid) and (who := identity(pid)) is not None]
+
+def has_mark(pid: int, name: str, value: str) -> bool:
+    """Whether a process of this user has `name=value` in its environment."""
+    return f"{name}={value}".encode() in _environ(pid)
 
 
 def _environ(pid: int) -> list[bytes]:
@@ -172,7 +201,9 @@ def _start_ticks(pid: int) -> int | None:
         except OSError:
             return None
         fields = text.rpartition(")")[2].split()  # the name may hold blanks and parentheses
-        return None if fields[0] in _ZOMBIE_STATES else int(fields[19])
+        if fields[0] in _ZOMBIE_STATES and int(fields[17]) < 2:
+            return None  # with threads left, only the first of them has ended: the process goes on
+        return int(fields[19])
     import psutil
 
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from hapi.errors import ErrorCode, HapiError
-from hapi.files import exclusive, write_atomic
+from hapi.files import exclusive, read_file, write_atomic
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -19,11 +18,12 @@ def read(path: Path) -> dict[str, Any]:
     taken for an empty one, and never overwritten.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise HapiError(ErrorCode.BAD_CONFIGURATION, f"Cannot read {path}: {error.strerror}") from None
+        hint = "It must be a file that you may read."
+        raise HapiError(ErrorCode.BAD_CONFIGURATION, f"Cannot read {path}: {error.strerror}", hint) from None
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -47,7 +47,8 @@ def update(path: Path, changes: dict[str, Any]) -> dict[str, Any]:
             settings = {key: value for key, value in settings.items() if value is not None or key not in changes}
             write_atomic(path, msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
     except OSError as error:
-        raise HapiError(ErrorCode.BAD_CONFIGURATION, f"Cannot write {path}: {os.strerror(error.errno or 0)}") from None
+        hint = "Nothing was changed. Is the disk full, or is the file not yours?"
+        raise HapiError(ErrorCode.BAD_CONFIGURATION, f"Cannot write {path}: {error.strerror}", hint) from None
     return settings
 
 

@@ -2,6 +2,7 @@
 
     sessions/<uuid>/spec.json    what was asked, never rewritten      sessions/<uuid>/journal    see hapi.journal
     sessions/<uuid>/state.json   SessionInfo, replaced atomically     sessions/<uuid>/*.log      bounded
+    sessions/<uuid>/untold.<n>   there while the hub has yet to hear of the end of generation n
 
 The only writer of a directory is its supervisor, which holds `lock` there; a record whose supervisor is proven dead
 is closed by the broker.
@@ -9,16 +10,43 @@ is closed by the broker.
 
 from __future__ import annotations
 
+import errno
+import os
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from hapi import __version__
 from hapi.errors import ErrorCode, HapiError
-from hapi.files import quarantine, write_atomic
+from hapi.files import NotAFile, overwrite, quarantine, read_file, write_atomic
+from hapi.lifecycle import Phase
 from hapi.wire import SessionInfo, Spawn
 
 _spec_decoder = msgspec.json.Decoder(Spawn)
 _state_decoder = msgspec.json.Decoder(SessionInfo)
+_NOT_JSON = (NotAFile, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class Fault(StrEnum):
+    """What is wrong with a record. Only `damaged` means that its content is lost."""
+
+    MISSING = "missing"
+    DAMAGED = "damaged"
+    REFUSED = "refused"  # the system does not let us read it: it may be sound
+    NEWER = "newer"  # JSON that another version wrote and this one does not understand
+
+
+class StateUnreadable(HapiError):
+    """A record that cannot be read, and why."""
+
+    def __init__(self, path: Path, fault: Fault, why: object) -> None:
+        super().__init__(ErrorCode.STATE_UNREADABLE, f"{path}: {why}")
+        self.fault = fault
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class SessionDirectory:
@@ -41,25 +69,82 @@ class SessionDirectory:
         """Keep what was asked, once; the caller's environment is left out (it may hold secrets). Raises OSError."""
         if not self.spec.exists():
             bare = msgspec.structs.replace(spec, env=None)
-            write_atomic(self.spec, msgspec.json.format(msgspec.json.encode(bare)), durable=False)
+            write_atomic(self.spec, msgspec.json.format(msgspec.json.encode(bare)))
 
     def read_spec(self) -> Spawn:
         """What was asked. Raises HapiError(state_unreadable) for a file that is missing or damaged."""
         try:
-            return _spec_decoder.decode(self.spec.read_bytes())
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return _spec_decoder.decode(read_file(self.spec))
+        except (OSError, *_NOT_JSON) as error:
             raise HapiError(ErrorCode.STATE_UNREADABLE, f"{self.spec}: {error}") from None
 
-    def write_state(self, info: SessionInfo, *, durable: bool = True) -> None:
-        """Replace the record. Raises OSError; then the old one stays."""
-        write_atomic(self.state, msgspec.json.encode(info), durable=durable)
+    def write_state(self, info: SessionInfo) -> None:
+        """Replace the record. Raises OSError; then the old one stays.
+
+        How a session ended is written over the old record when the disk has no room for a new one.
+        """
+        data = msgspec.json.encode(info)
+        try:
+            write_atomic(self.state, data)
+        except OSError as error:
+            if info.phase is not Phase.ENDED or error.errno not in _FULL:
+                raise
+            overwrite(self.state, data)
+
+    def close_state(self, info: SessionInfo) -> None:
+        """Record the end of a session whose supervisor is dead, keeping what a newer version wrote besides.
+
+        Raises OSError; then the old record stays, and says the same at the next start.
+        """
+        known = {field.encode_name for field in msgspec.structs.fields(SessionInfo)}
+        foreign = {key: value for key, value in self._raw_state().items() if key not in known}
+        write_atomic(self.state, msgspec.json.encode(foreign | msgspec.to_builtins(info)), durable=False)
 
     def read_state(self) -> SessionInfo:
-        """The record. Raises HapiError(state_unreadable) for a file that is missing or damaged."""
+        """The record. Raises StateUnreadable with the fault."""
         try:
-            return _state_decoder.decode(self.state.read_bytes())
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise HapiError(ErrorCode.STATE_UNREADABLE, f"{self.state}: {error}") from None
+            return _state_decoder.decode(read_file(self.state))
+        except FileNotFoundError as error:
+            raise StateUnreadable(self.state, Fault.MISSING, error) from None
+        except _NOT_JSON as error:
+            writer = self._raw_state().get("version")
+            newer = isinstance(writer, str) and writer not in {"", __version__}
+            raise StateUnreadable(self.state, Fault.NEWER if newer else Fault.DAMAGED, error) from None
+        except OSError as error:
+            raise StateUnreadable(self.state, Fault.REFUSED, error) from None
+
+    def last_generation(self) -> int:
+        """How often this session was started, as far as its files tell, damaged records too; 0 for a new one."""
+        records = [self._raw_state(path) for path in (self.state, *self.path.glob(f"{self.state.name}.bad-*"))]
+        counts = [count for record in records if isinstance(count := record.get("generation"), int)]
+        return max([*counts, int(self.spec.exists())])
+
+    def _raw_state(self, path: Path | None = None) -> dict[str, Any]:
+        """What the file holds if it is a JSON object, else {}."""
+        try:
+            return msgspec.json.decode(read_file(path or self.state), type=dict[str, Any])
+        except (OSError, *_NOT_JSON):
+            return {}
+
+    def promise(self, generation: int) -> None:
+        """From now on the hub is owed the end of that generation, whoever may die meanwhile. Raises OSError."""
+        os.close(os.open(self._untold(generation), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+    def is_told(self, generation: int) -> bool:
+        """Whether the hub has been told all of that generation, its end included."""
+        return not self._untold(generation).exists()
+
+    def told(self, generation: int) -> None:
+        """The hub has been told all. Raises OSError."""
+        self._untold(generation).unlink(missing_ok=True)
+
+    def newest_promise(self) -> int:
+        """The highest generation that the hub is still owed the end of; 0 for none."""
+        found = [path.suffix[1:] for path in self.path.glob("untold.*")]
+        return max((int(number) for number in found if number.isdigit()), default=0)
+
+    def _untold(self, generation: int) -> Path:
+        return self.path / f"untold.{generation}"
 
     def quarantine_state(self) -> Path:
         """Move a damaged record out of the way; returns where it is now. Raises OSError."""

@@ -14,9 +14,11 @@ import msgspec
 
 from hapi.errors import ErrorCode, HapiError
 from hapi.ids import ProcessId
-from hapi.lifecycle import EndReason, Phase
+from hapi.lifecycle import Phase
 
 PROTOCOL = "hapi/1"
+PROTOCOL_LEVEL = 2  # the highest level that this code speaks; docs/protocol.md says what each level added
+OLDEST_LEVEL = 1  # the lowest that it still serves; who says nothing speaks level 1
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024
 MAX_ORDER_BYTES = MAX_BODY_BYTES - 64 * 1024  # a spawn travels on inside a Welcome
@@ -45,8 +47,22 @@ class Header(msgspec.Struct, frozen=True, array_like=True, tag=PROTOCOL):
 # ---------------------------------------------------------------------------------------------------- shared parts
 
 
+class WorktreeInfo(msgspec.Struct, omit_defaults=True):
+    """A git worktree made for a session; times in Unix milliseconds."""
+
+    base_path: str
+    branch: str
+    name: str
+    worktree_path: str
+    created_at: int
+
+
 class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What the runner knows of a session; also what `state.json` holds. Times are Unix milliseconds."""
+    """What the runner knows of a session; also what `state.json` holds. Times are Unix milliseconds.
+
+    `reason` is one of lifecycle.EndReason, or a word that a newer build invented. `unknown_messages`: how many messages
+    may or may not have reached the agent; `events_lost`: how many words for the hub found no room on disk.
+    """
 
     session_id: str
     namespace: str
@@ -58,7 +74,7 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     supervisor: ProcessId | None = None
     agent_process: ProcessId | None = None
     generation: int = 0
-    reason: EndReason | None = None
+    reason: str | None = None
     exit_code: int | None = None
     exit_signal: int | None = None
     ended_at: int | None = None
@@ -68,16 +84,10 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     model: str | None = None
     permission_mode: str | None = None
     version: str = ""
-
-
-class WorktreeInfo(msgspec.Struct, omit_defaults=True):
-    """A git worktree made for a session; times in Unix milliseconds."""
-
-    base_path: str
-    branch: str
-    name: str
-    worktree_path: str
-    created_at: int
+    effort: str | None = None
+    worktree: WorktreeInfo | None = None
+    unknown_messages: int = 0
+    events_lost: int = 0
 
 
 class PermissionRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -117,7 +127,12 @@ class SlashCommand(msgspec.Struct, omit_defaults=True):
 
 
 class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True):
-    """All that the hub shows of a session apart from the chat. Whole state: the newest one replaces the others."""
+    """All that the hub shows of a session apart from the chat. Whole state: the newest one replaces the others.
+
+    `last_seq` is the number of the newest event that the hub has yet to confirm, 0 when it has them all: behind the
+    snapshot of an ended session nothing comes after that number. None from a supervisor that does not say.
+    `protocol` is the level that the supervisor speaks: the connector sends it nothing newer.
+    """
 
     info: SessionInfo
     effort: str | None = None
@@ -128,6 +143,8 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
     models: list[Choice] = []
     modes: list[Choice] = []
     config: dict[str, str] = {}
+    last_seq: int | None = None
+    protocol: int = 1
 
 
 class Attachment(msgspec.Struct, omit_defaults=True):
@@ -309,15 +326,20 @@ class StopSession(msgspec.Struct, tag="stop_session", omit_defaults=True):
     by: Literal["user", "hub"] = "user"
 
 
-class SendText(msgspec.Struct, tag="send_text"):
-    """Say something to the agent, as a person at this machine. Reply: Accepted."""
+class SendText(msgspec.Struct, tag="send_text", omit_defaults=True):
+    """Say something to the agent, as a person at this machine. Idempotent by `id`, if given. Reply: Accepted."""
 
     target: str
     text: str
+    id: str = ""
 
 
 class StopRunner(msgspec.Struct, tag="stop_runner", omit_defaults=True):
-    """Stop the runner; sessions live on. Reply: RunnerStopping, sent when the hub has been told."""
+    """Stop the runner; sessions live on. Reply: RunnerStopping, sent when the hub has been told.
+
+    After a `source` that asks for another runner (`hapi-app`; since level 2 `version-handoff`) one that a service
+    manager owns exits so that it is started again.
+    """
 
     source: str = "hapi-cli"
 
@@ -342,8 +364,25 @@ class HubStatus(msgspec.Struct, tag="hub_status", omit_defaults=True, kw_only=Tr
     counters: dict[str, int] = {}
 
 
+class HandoffStatus(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """How the runner stands with what is installed. `recent` handoffs took place within the breaker's window.
+
+    `reason`: why it does not run although it differs; `again_at`: when an automatic handoff is allowed again (ms).
+    """
+
+    installed_version: str
+    installed_fingerprint: str
+    recent: int = 0
+    reason: str | None = None
+    again_at: int | None = None
+
+
 class Status(msgspec.Struct, tag="status", omit_defaults=True, kw_only=True):
-    """The runner's own account. Times are Unix milliseconds; an age is none the older for a clock that was set."""
+    """The runner's own account. Times are Unix milliseconds; an age is none the older for a clock that was set.
+
+    `protocol` is the highest level that it speaks. `fingerprint` is the digest of the code that runs, `install` the
+    directory that it was loaded from, `handoff` how it compares with what is there now.
+    """
 
     pid: int
     version: str
@@ -363,6 +402,11 @@ class Status(msgspec.Struct, tag="status", omit_defaults=True, kw_only=True):
     supervised: bool = False
     stopping: bool = False
     warnings: list[str] = []
+    protocol: int = 1
+    fingerprint: str = ""
+    install: str = ""
+    handoff_disabled: bool = False
+    handoff: HandoffStatus | None = None
 
 
 class SessionList(msgspec.Struct, tag="session_list"):
@@ -427,7 +471,8 @@ class Hello(msgspec.Struct, tag="hello", omit_defaults=True, kw_only=True):
     """A peer introduces itself, after every (re)connection and whenever the broker asks. Reply: Welcome.
 
     `name` is the logical address (`hub`, `reaper`, `session:ID`); `generation` tells two supervisors of one session
-    apart; `info` is what a supervisor knows of its session, None from one that has yet to learn its order.
+    apart; `info` is what a supervisor knows of its session, None from one that has yet to learn its order. `protocol`
+    is the highest level that the peer speaks.
     """
 
     name: str
@@ -435,10 +480,14 @@ class Hello(msgspec.Struct, tag="hello", omit_defaults=True, kw_only=True):
     version: str
     generation: int = 0
     info: SessionInfo | None = None
+    protocol: int = 1
 
 
 class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
-    """The broker knows the peer now. `order`: what a new supervisor is to do; `hub`: the connector is there."""
+    """The broker knows the peer now. `order`: what a new supervisor is to do; `hub`: the connector is there.
+
+    `protocol` is the level that both speak: neither sends the other anything newer.
+    """
 
     instance: str
     hub: bool = False
@@ -448,6 +497,7 @@ class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
     runner_pid: int = 0
     runner_started_at: int = 0
     umask: int = 0o022
+    protocol: int = 1
 
 
 class Refused(msgspec.Struct, tag="refused"):
@@ -522,23 +572,31 @@ class Unwatch(msgspec.Struct, tag="unwatch"):
 
 
 class SupervisorGone(msgspec.Struct, tag="supervisor_gone", omit_defaults=True, kw_only=True):
-    """The reaper saw a supervisor end; one that was still wanted left `reaped` processes behind, which are ended."""
+    """The reaper saw a supervisor end; one that was still wanted left `reaped` processes behind, which are ended.
+
+    `unknown_messages`: what its journal holds of messages that may or may not have reached the agent.
+    """
 
     session_id: str
     process: ProcessId
     reaped: int = 0
     survivors: list[int] = []
+    unknown_messages: int = 0
 
 
 class Heartbeat(msgspec.Struct, tag="heartbeat", omit_defaults=True, kw_only=True):
-    """The reaper's sweep is done; the version that is installed now."""
+    """The reaper's sweep is done; version and fingerprint of what is installed now, "" when it cannot be read."""
 
     at: int
     installed_version: str
+    fingerprint: str = ""
 
 
 class SessionLost(msgspec.Struct, tag="session_lost"):
-    """The broker ends a session whose supervisor can no longer speak; the connector tells the hub."""
+    """A session has ended and its supervisor can no longer speak: the connector tells the hub what it does not know.
+
+    Sent again to every new connector; whether something is left to tell, the session's directory says.
+    """
 
     info: SessionInfo
 

@@ -5,11 +5,13 @@ Facts about worktrees (place, branch, name): the hub's protocol, §8.3.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from hapi.errors import ErrorCode, HapiError
 from hapi.wire import WorktreeInfo
 
 GIT_TIMEOUT_S = 10.0
+_TIDY_S = 1.0
 _NAME_TRIES = 5
 
 
@@ -67,10 +70,16 @@ def worktree_name(wanted: str) -> str:
     return name or f"{datetime.now().astimezone():%m%d}-{secrets.token_hex(2)}"
 
 
-def create_worktree(directory: Path, wanted: str, environment: Mapping[str, str] | None = None) -> WorktreeInfo:
+def create_worktree(
+    directory: Path,
+    wanted: str,
+    environment: Mapping[str, str] | None = None,
+    announce: Callable[[WorktreeInfo], None] = lambda _: None,
+) -> WorktreeInfo:
     """A new worktree beside the repository that holds `directory`, on a branch of its own.
 
-    `environment` is what git and the repository's hooks get to see: no secret of ours may be in it.
+    `environment` is what git and the repository's hooks get to see: no secret of ours may be in it. `announce` is told
+    of the worktree just before it is made, so that a crash leaves a trace of it.
 
     Raises HapiError(worktree_failed) in git's words; then nothing is left behind. Bounded by GIT_TIMEOUT_S per call.
     """
@@ -87,16 +96,38 @@ def create_worktree(directory: Path, wanted: str, environment: Mapping[str, str]
         branch = f"hapi-{candidate}"
         if path.exists() or _git(root, "rev-parse", "--verify", "-q", f"refs/heads/{branch}").returncode == 0:
             continue
-        made = _git(root, "worktree", "add", "-b", branch, os.fspath(path), environment=environment)
-        if made.returncode != 0:
-            raise HapiError(ErrorCode.WORKTREE_FAILED, f"Failed to create worktree: {made.stderr.strip()}")
-        return WorktreeInfo(os.fspath(root), branch, candidate, os.fspath(path), now_ms())
+        worktree = WorktreeInfo(os.fspath(root), branch, candidate, os.fspath(path), now_ms())
+        announce(worktree)
+        _add(worktree, environment)
+        return worktree
     raise HapiError(ErrorCode.WORKTREE_FAILED, f"No free name for a worktree like {name!r}.")
 
 
 def remove_unused_worktree(worktree: WorktreeInfo) -> bool:
-    """Remove the worktree of a spawn that failed; one with changes in it stays, and so does the branch."""
-    return _git(Path(worktree.base_path), "worktree", "remove", worktree.worktree_path).returncode == 0
+    """Remove the worktree of a spawn that failed; one with changes in it stays (False), and so does the branch.
+
+    One that is gone already counts as removed. Raises nothing; False also when git cannot do it.
+    """
+    place = worktree.worktree_path
+    try:
+        return _git(Path(worktree.base_path), "worktree", "remove", place).returncode == 0 or not os.path.lexists(place)
+    except HapiError:
+        return False
+
+
+def _add(worktree: WorktreeInfo, environment: Mapping[str, str] | None) -> None:
+    """`git worktree add`; a hook can fail it, or hold it up, when the worktree is there already."""
+    words = ("worktree", "add", "-b", worktree.branch, worktree.worktree_path)
+    try:
+        made = _git(Path(worktree.base_path), *words, environment=environment)
+        if made.returncode == 0:
+            return
+        why = HapiError(ErrorCode.WORKTREE_FAILED, f"Failed to create worktree: {made.stderr.strip()}")
+    except HapiError as error:
+        why = error
+    if not remove_unused_worktree(worktree):
+        why.hint = f"{why.hint} Kept the worktree {worktree.worktree_path}: it has changes.".strip()
+    raise why
 
 
 def _git(
@@ -105,18 +136,32 @@ def _git(
     known = os.environ if environment is None else environment
     secrets_of_ours = ("GIT_", "CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON")
     clean = {key: value for key, value in known.items() if not key.startswith(secrets_of_ours)}
+    command = ["git", "-C", os.fspath(directory), *arguments]
     try:
-        return subprocess.run(
-            ["git", "-C", os.fspath(directory), *arguments],
-            capture_output=True,
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            check=False,
-            stdin=subprocess.DEVNULL,
-            timeout=GIT_TIMEOUT_S,
             env=clean,
+            start_new_session=True,
         )
     except FileNotFoundError:
         raise HapiError(ErrorCode.MISSING_TOOL, "git is not installed.", "Worktrees need git.") from None
-    except subprocess.TimeoutExpired:
-        raise HapiError(ErrorCode.WORKTREE_FAILED, f"git took longer than {GIT_TIMEOUT_S:g} s.") from None
+    with process:
+        try:
+            out, err = process.communicate(timeout=GIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            raise HapiError(ErrorCode.WORKTREE_FAILED, f"git took longer than {GIT_TIMEOUT_S:g} s.") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End git and its hooks: SIGTERM, at which it tidies up, then SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
+            process.communicate(timeout=_TIDY_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -10,12 +9,17 @@ import sys
 import msgspec
 
 import hapi
-from hapi import config, log
-from hapi.broker import report
-from hapi.broker.app import App, title
+from hapi import config, log, remains
+from hapi.broker import check, report
+from hapi.broker.app import App, Start, title
+from hapi.broker.effects import Ending
 from hapi.broker.nursery import raise_descriptor_limit
+from hapi.command import command, parse
 from hapi.errors import ErrorCode, HapiError, exit_status
 from hapi.files import FileLock
+from hapi.installed import Installed
+
+EXIT_RESTART = 75  # sysexits' EX_TEMPFAIL: not a success, so that `Restart=on-failure` acts
 
 logger = logging.getLogger("hapi.broker")
 
@@ -38,49 +42,91 @@ class _Starter:
 
     def tell_error(self, error: HapiError) -> int:
         self.tell({"error": {"code": error.code.value, "message": error.message, "hint": error.hint}})
+        if logging.getLogger().handlers:
+            logger.error("cannot start: %s", error.message)
         sys.stderr.write(f"Error: {error.message}\n" + (f"Hint: {error.hint}\n" if error.hint else ""))
         return exit_status(error.code)
 
 
 def main() -> int:
-    """Run a broker until it is stopped. Exit status: 0 stopped, otherwise as `errors.exit_status` says."""
-    options = _options()
-    umask = os.umask(0o077)
+    """Run a broker until it is stopped. Exit status: 0 stopped, EXIT_RESTART when the service manager is to start
+    another one, otherwise as `errors.exit_status` says.
+    """
+    options = parse()
+    if options.check:
+        return check.check(options.namespace)
+    fingerprint = Installed().look().digest
+    start = Start(workspace_roots=options.workspace_root, umask=os.umask(0o077), fingerprint=fingerprint)
+    remains.clear_stamp()
     starter = _Starter(options.ready_fd)
     try:
         settings = config.load(options.namespace)
         settings.paths.make_private()
-        lock = _lock(settings)
-        log.set_up(settings.paths.log("runner"))
-        title(settings.namespace)
-        warnings = [raise_descriptor_limit(), report.set_aside_if_damaged(settings.paths.state)]
-        app = App(settings, options.workspace_root, [warning for warning in warnings if warning], umask)
-    except HapiError as error:
-        return starter.tell_error(error)
-    except OSError as error:
-        return starter.tell_error(HapiError(ErrorCode.START_FAILED, f"Cannot start: {error}", "hapi doctor"))
-    logger.info("hapi %s started for namespace %s", hapi.__version__, settings.namespace)
-    paths = settings.paths
-    starter.tell({"pid": os.getpid(), "endpoint": paths.control_endpoint, "log": str(paths.log("runner"))})
+        lock = _lock(settings, options.lock_fd)
+    except (HapiError, OSError) as error:
+        return starter.tell_error(_as_failure(error))
     try:
-        return app.run()
+        ending = Ending.REPLACE
+        while ending is Ending.REPLACE:
+            app = _begin(settings, lock, start, starter)
+            if isinstance(app, int):
+                return app
+            ending = app.run()
+            if ending is Ending.REPLACE and settings.supervised:
+                ending = Ending.RESTART  # a second daemon beside the manager's would be one too many
+            if ending is Ending.REPLACE:
+                _become_installed(settings, start, lock)
     except Exception:
         logger.exception("the broker failed")
         raise
     finally:
         lock.release()
+    return EXIT_RESTART if ending is Ending.RESTART and settings.supervised else 0
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="hapi.broker")
-    parser.add_argument("--namespace", required=True)
-    parser.add_argument("--workspace-root", action="append", default=[])
-    parser.add_argument("--ready-fd", type=int)
-    return parser.parse_args()
+def _begin(settings: config.Config, lock: FileLock, start: Start, starter: _Starter) -> App | int:
+    """A broker that is ready to run, or the exit status of one that cannot start. Whoever waits has been told."""
+    paths = settings.paths
+    try:
+        log.set_up(paths.log("runner"))
+        title(settings.namespace)
+        warnings = [raise_descriptor_limit(), report.set_aside_if_damaged(paths.state)]
+        app = App(settings, lock, start)
+        app.warnings += filter(None, warnings)
+    except (HapiError, OSError) as error:
+        return starter.tell_error(_as_failure(error))
+    logger.info("hapi %s started for namespace %s", hapi.__version__, settings.namespace)
+    starter.tell({"pid": os.getpid(), "endpoint": paths.control_endpoint, "log": str(paths.log("runner"))})
+    return app
 
 
-def _lock(settings: config.Config) -> FileLock:
+def _become_installed(settings: config.Config, start: Start, lock: FileLock) -> None:
+    """Replace this image by that of the installed code: same process, arguments, environment, umask, and lock.
+
+    Returns only when that fails; the lock is still held then.
+    """
+    words = command(settings.namespace, start.workspace_roots, lock_fd=lock.bequeath())
+    umask = os.umask(start.umask)
+    try:
+        os.execve(words[0], words, os.environ)  # noqa: S606 - the new version is what we become
+    except OSError as error:
+        os.umask(umask)
+        lock.retain()
+        logger.error("cannot start the installed version, going on with this one: %s", error)  # noqa: TRY400
+
+
+def _as_failure(error: HapiError | OSError) -> HapiError:
+    if isinstance(error, HapiError):
+        return error
+    return HapiError(ErrorCode.START_FAILED, f"Cannot start: {error}", "hapi doctor")
+
+
+def _lock(settings: config.Config, inherited: int | None) -> FileLock:
     lock = FileLock(settings.paths.lock)
+    if inherited is not None:
+        if lock.adopt(inherited, f"{os.getpid()}\n"):
+            return lock
+        os.close(inherited)  # it may hold the lock that we are about to take
     if not lock.acquire(f"{os.getpid()}\n"):
         message = f"A runner is running already for namespace {settings.namespace}."
         raise HapiError(ErrorCode.ALREADY_RUNNING, message, "hapi runner status")

@@ -29,6 +29,7 @@ class Adoption:
 
     def __init__(self) -> None:
         self.verdicts: Counter[str] = Counter()
+        self.quarantined: set[str] = set()
         self._facts: dict[str, Facts] = {}
         self._deferred: dict[str, list[Deferred]] = {}
         self._grace_ends = 0.0
@@ -42,11 +43,27 @@ class Adoption:
         self._facts[session_id] = facts
         return self._judge(session_id)
 
+    def closed(self) -> None:
+        """A session had ended before: its record needs no more than to be counted."""
+        self.verdicts[Verdict.ENDED.value] += 1
+
     def heard(self, session_id: str) -> Verdict | None:
-        """Its supervisor spoke. None when there is no open case."""
+        """Its supervisor spoke; one that was put aside is taken in after all. None when there is no open case."""
+        if session_id in self.quarantined:
+            self.quarantined.discard(session_id)
+            self.verdicts[Verdict.QUARANTINED.value] -= 1
+            self.verdicts[Verdict.ADOPTED.value] += 1
+            logger.info("session %s: adopted after all", session_id)
         if session_id not in self._facts:
             return None
         self._facts[session_id] = msgspec.structs.replace(self._facts[session_id], heard=True)
+        return self._judge(session_id)
+
+    def died(self, session_id: str) -> Verdict | None:
+        """Its supervisor is proven dead before it spoke. None when there is no open case."""
+        if session_id not in self._facts:
+            return None
+        self._facts[session_id] = msgspec.structs.replace(self._facts[session_id], supervisor_alive=False)
         return self._judge(session_id)
 
     def end_grace(self, now: float) -> list[str]:
@@ -82,5 +99,7 @@ class Adoption:
         if decided is not None:
             del self._facts[session_id]
             self.verdicts[decided.value] += 1
+            if decided is Verdict.QUARANTINED:
+                self.quarantined.add(session_id)
             logger.info("session %s: %s (%s)", session_id, decided, facts)
         return decided

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
 
+from hapi.handoff import Build
 from hapi.wire import SessionInfo
+
+
+class Ending(StrEnum):
+    """What comes after a broker: nothing, another one by its service manager, or the installed code in its place."""
+
+    STOP = "stop"
+    RESTART = "restart"
+    REPLACE = "replace"
 
 
 class ReplyTo(msgspec.Struct, frozen=True):
@@ -50,10 +60,22 @@ class WriteReport(msgspec.Struct, frozen=True):
     """Bring `runner.state.json` up to date."""
 
 
+class CheckInstalled(msgspec.Struct, frozen=True):
+    """Find out whether the installed code may and could take over."""
+
+    build: Build
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """Let the installed code take over, if the breaker still allows it."""
+
+    build: Build
+
+
 class Quit(msgspec.Struct, frozen=True):
-    """End the broker and its workers; sessions live on. `restart`: whoever asked wants a new one."""
+    """End the broker and its workers; sessions live on. `ending`: what the process does then."""
 
-    restart: bool = False
+    ending: Ending = Ending.STOP
 
 
-Effect = Answer | Send | ForkSession | CloseRecord | WriteReport | Quit
+Effect = Answer | Send | ForkSession | CloseRecord | WriteReport | CheckInstalled | HandOver | Quit

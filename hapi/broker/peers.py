@@ -46,13 +46,14 @@ def about_itself(sender: str, body: Any) -> bool:
 
 
 class Peer(msgspec.Struct):
-    """A connected worker. `last_seen` is monotonic seconds."""
+    """A connected worker. `last_seen` is monotonic seconds, `protocol` the level that both ends speak."""
 
     identity: bytes
     name: str
     process: ProcessId
     generation: int
     last_seen: float
+    protocol: int = 1
 
 
 class Peers:

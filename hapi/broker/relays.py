@@ -46,6 +46,10 @@ class Relays:
         late = wire.Failure(ErrorCode.TIMEOUT.value, "The session does not answer.", "hapi doctor")
         return self._give_up([number for number, relay in self._open.items() if now >= relay.deadline], late)
 
+    def lost(self, peer: str, failure: wire.Failure) -> list[Answer]:
+        """That peer has ended and answers no more."""
+        return self._give_up([number for number, relay in self._open.items() if relay.peer == peer], failure)
+
     def end_all(self, failure: wire.Failure) -> list[Answer]:
         return self._give_up(list(self._open), failure)
 

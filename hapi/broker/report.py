@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from hapi.files import quarantine, write_atomic
+from hapi.files import NotAFile, quarantine, read_file, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ class Report(msgspec.Struct, rename="camel", kw_only=True):
     workers: dict[str, int]
     workspace_roots: list[str]
     status: str
+    supervised: bool = False
     last_heartbeat: str | None = None
 
 
@@ -40,10 +41,10 @@ def write(path: Path, report: Report) -> str | None:
 def set_aside_if_damaged(path: Path) -> str | None:
     """Quarantine a report that does not parse; says so, or returns None when there is nothing to say."""
     try:
-        msgspec.json.decode(path.read_bytes(), type=dict)
+        msgspec.json.decode(read_file(path), type=dict)
     except FileNotFoundError:
         return None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (NotAFile, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         said = f"{path.name} was damaged; it is kept as {quarantine(path).name} and written anew"
         logger.warning(said)
         return said

@@ -70,3 +70,8 @@ def _matches(sessions: list[SessionInfo], text: str) -> list[SessionInfo]:
 
 def _pid(process: ProcessId | None) -> str:
     return "" if process is None else str(process.pid)
+
+
+def pids(info: SessionInfo) -> list[int]:
+    """The pids on a session's record: its supervisor's and its agent's."""
+    return [process.pid for process in (info.supervisor, info.agent_process) if process is not None]

@@ -19,6 +19,15 @@ class Signals:
         for number in (*QUIT_SIGNALS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
 
+    def close(self) -> None:
+        """Let go of the descriptors; signals that come from now on are passed over."""
+        signal.set_wakeup_fd(-1)
+        for fd in (self.fd, self._write):
+            os.close(fd)
+
     def received(self) -> frozenset[int]:
-        """The signals that came since the last call; call when `fd` is readable."""
-        return frozenset(os.read(self.fd, 4096))
+        """The signals that came since the last call; empty when `fd` is not readable."""
+        try:
+            return frozenset(os.read(self.fd, 4096))
+        except BlockingIOError:
+            return frozenset()

@@ -11,19 +11,23 @@ import msgspec
 from hapi import wire
 from hapi.broker.effects import Answer, ReplyTo
 from hapi.errors import ErrorCode, HapiError
+from hapi.lifecycle import EndReason
 
 MAX_PENDING = 512
-STOP_DEADLINE_S = 25.0
+STOP_DEADLINE_S = 15.0
 _FORK_MARGIN_S = 5.0
 
 
 class PendingSpawn(msgspec.Struct):
-    """A session that is not ready yet. `stopped`: a stop arrived first."""
+    """A session that is not ready yet. `stopped`: a stop arrived first, with this reason. `joined`: it was starting
+    before we were asked.
+    """
 
     order: wire.Spawn
     waiters: list[ReplyTo]
     deadline: float
-    stopped: bool = False
+    stopped: EndReason | None = None
+    joined: bool = False
 
 
 class PendingStop(msgspec.Struct):
@@ -40,24 +44,30 @@ class Spawns:
         self.pending: dict[str, PendingSpawn] = {}
         self._timeout_s = ready_timeout_s + _FORK_MARGIN_S
 
-    def begin(self, order: wire.Spawn, waiter: ReplyTo, now: float) -> bool:
-        """Wait for that session; True when it has to be forked, False when it is under way already.
+    def begin(self, order: wire.Spawn, waiter: ReplyTo | None, now: float, *, joined: bool = False) -> bool:
+        """Wait for that session; True when it has to be forked, False when it is under way already, or `joined`.
 
-        Raises HapiError(at_capacity) when too many spawns are under way.
+        `waiter` is None when nobody waits: the runner restarts it. Raises HapiError(at_capacity) when too many spawns
+        are under way.
         """
+        waiters = [] if waiter is None else [waiter]
         found = self.pending.get(order.session_id)
         if found is not None:
-            found.waiters.append(waiter)
+            found.waiters += waiters
             return False
         if len(self.pending) >= MAX_PENDING:
             raise HapiError(ErrorCode.AT_CAPACITY, f"{MAX_PENDING} sessions are starting at the moment.", "Try again.")
-        self.pending[order.session_id] = PendingSpawn(order, [waiter], now + self._timeout_s)
-        return True
+        self.pending[order.session_id] = PendingSpawn(order, waiters, now + self._timeout_s, joined=joined)
+        return not joined
 
     def settle(self, session_id: str, body: wire.Spawned | wire.Failure) -> list[Answer]:
-        """The session is ready, or never will be: the answers to all who wait for it."""
+        """The session is ready, or never will be: the answers to all who wait for it. Only the first one started it."""
         found = self.pending.pop(session_id, None)
-        return [] if found is None else [Answer(waiter, body) for waiter in found.waiters]
+        if found is None:
+            return []
+        again = msgspec.structs.replace(body, existing=True) if isinstance(body, wire.Spawned) else body
+        bodies = [again if found.joined else body, *[again] * len(found.waiters)]
+        return [Answer(waiter, said) for waiter, said in zip(found.waiters, bodies, strict=False)]
 
     def overdue(self, now: float) -> list[str]:
         return [session_id for session_id, spawn in self.pending.items() if now >= spawn.deadline]

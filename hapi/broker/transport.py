@@ -23,8 +23,13 @@ class Transport:
     def __init__(self, control_endpoint: str, bus_endpoint: str, counters: Counter[str]) -> None:
         self._counters = counters
         self._context = zmq.Context()
+        self._control_endpoint = control_endpoint
         self.control = self._bind(control_endpoint)
         self.bus = self._bind(bus_endpoint)
+
+    def leave(self) -> None:
+        """Take no more clients; those that are connected can still be answered. Who comes later waits for the next."""
+        self.control.unbind(self._control_endpoint)
 
     def close(self) -> None:
         """Leave; queued answers get 200 ms to go out."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hapi import __version__
-from hapi.cli import auth, doctor, home, hub, output, runner, sessions, spawn
+from hapi.cli import auth, doctor, home, hub, output, runner, service, sessions, spawn
 from hapi.cli.common import examples, state
 from hapi.errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EXIT_USER, ErrorCode, HapiError, exit_status
 
@@ -53,6 +53,7 @@ def root(
 app.add_typer(runner.app, name="runner")
 spawn.register(runner.app)
 sessions.register(runner.app)
+service.register(runner.app)
 app.add_typer(auth.app, name="auth")
 app.add_typer(doctor.app, name="doctor")
 hub.register(app)

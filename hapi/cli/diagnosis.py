@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from hapi import __version__, files, procs, wire
+from hapi import __version__, files, procs, remains, wire
 from hapi.cli import auth, hubcheck
 from hapi.config import Config
 from hapi.control import Control, command_line, lock_holder
@@ -43,6 +43,7 @@ def examine(config: Config) -> dict[str, Any]:
         "versions": versions(findings),
         "configuration": configuration(config),
         "runner": runner(config, findings),
+        "service": service(config, findings),
         "processes": processes(config, findings),
         "hub": hub(config, findings),
         "agents": agents(config, findings),
@@ -85,6 +86,7 @@ def configuration(config: Config) -> dict[str, dict[str, str]]:
         "extra_headers": ", ".join(sorted(config.extra_headers)) or "none",
         "supervised": str(config.supervised).lower(),
         "handoff_disabled": str(config.handoff_disabled).lower(),
+        "handoff_window_ms": str(config.handoff_window_ms),
         "create_directories": str(config.create_directories).lower(),
         "agents": ", ".join(sorted(config.agents)) or "none",
     }
@@ -115,6 +117,28 @@ def runner(config: Config, findings: Findings) -> dict[str, Any]:
     }
 
 
+def service(config: Config, findings: Findings) -> dict[str, Any]:
+    """The unit that `hapi runner install` wrote, and whether the program it starts is still there."""
+    import shutil
+
+    from hapi import managers, service
+
+    try:
+        manager = managers.manager_for(config.namespace)
+        text = service.read(manager.path)
+    except HapiError as error:
+        return {"manager": None, "installed": False, "say": error.message}
+    found = {"manager": manager.name, "unit": manager.unit, "path": str(manager.path), "installed": text is not None}
+    if text is None:
+        return found | {"program": None, "say": "not installed"}
+    program = next(iter(manager.command(text)), None)
+    if program is None or shutil.which(program) is None:
+        said = f"{manager.path} starts {program or 'nothing'}, which cannot be run."
+        _find(findings, "error", said, "hapi runner install --now")
+        return found | {"program": program, "say": f"{program or 'its program'} cannot be run"}
+    return found | {"program": program, "say": f"starts {program}"}
+
+
 def processes(config: Config, findings: Findings) -> list[dict[str, Any]]:
     """This home's processes: those that the runner and the records name, and those that carry our mark."""
     found: dict[int, str] = {}
@@ -143,16 +167,17 @@ def processes(config: Config, findings: Findings) -> list[dict[str, Any]]:
 
 
 def marked(home: Path) -> list[ProcessId]:
-    """This user's processes that carry the mark of a session of this home in their environment."""
+    """This user's processes that carry the mark or the stamp of a session of this home."""
     import psutil
 
     names = {
         entry.path.name for name in all_namespaces(home) for entry in session_directories(Paths(home, name).sessions)
     }
+    stamps = {remains.stamp(name) for name in names}
     found = []
     for process in psutil.process_iter(["environ"]):
         environ = process.info["environ"] or {}
-        if environ.get(SESSION_MARK) in names:
+        if environ.get(SESSION_MARK) in names or remains.stamped(process.pid) in stamps:
             who = procs.identity(process.pid)
             if who is not None:
                 found.append(who)

@@ -15,7 +15,7 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 @app.callback(epilog=examples("hapi doctor", "hapi doctor --json", "hapi --namespace work doctor", "hapi doctor clean"))
 def doctor(context: typer.Context, as_json: Json = False) -> None:  # noqa: FBT002
-    """Check everything: versions, configuration, sockets, lock, state, processes, hub, agents, logs.
+    """Check everything: versions, configuration, sockets, lock, state, service, processes, hub, agents, logs.
 
     Each problem is listed with the command that mends it. Exit status 1 when there are problems.
     """
@@ -86,6 +86,8 @@ def _print(report: dict[str, Any]) -> None:
             *[("socket", f"{socket['path']} ({socket['say']})") for socket in runner["sockets"]],
         ],
     )
+    service = report["service"]
+    _section("Service", [("unit", service.get("path") or ""), ("state", service["say"])])
     _title("Processes")
     rows = [
         [str(item["pid"]), output.size(item["memoryBytes"]), output.clean(item["title"])]

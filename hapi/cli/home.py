@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from hapi import launch, wire
+from hapi import wire
 from hapi.cli import output, status
 from hapi.cli.common import load
+from hapi.cli.request import have_runner
 from hapi.clock import now_ms
 from hapi.control import Control
 from hapi.errors import ErrorCode, HapiError
@@ -19,7 +20,7 @@ def show() -> None:
         raise HapiError(ErrorCode.USAGE, "hapi without a command needs a terminal.", hint)
     config = load()
     with output.Progress("Starting the runner …") as progress:
-        started = launch.ensure_running(config, progress)
+        started = have_runner(config, progress)
         now = Control(config, progress).ask(wire.GetStatus(), wire.Status)
     live = sum(count for phase, count in now.sessions.items() if phase != "ended")
     output.facts(

@@ -4,78 +4,74 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hapi import __version__
 from hapi.cli import logs, output, status
-from hapi.cli.common import AllNamespaces, Json, examples, load
+from hapi.cli.common import AllNamespaces, Json, WorkspaceRoots, absolute_roots, examples, load
 from hapi.control import Stopped
-from hapi.errors import EXIT_OK, ErrorCode, HapiError
+from hapi.errors import EXIT_OK, HapiError
 from hapi.launch import Started
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The runner: start, stop, look, spawn sessions.")
-
-Roots = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--workspace-root",
-        metavar="PATH",
-        help="The hub may browse and start sessions only below these directories; repeatable. Default: anywhere.",
-    ),
-]
 
 
 @app.command(
     epilog=examples("hapi runner start", "hapi runner start --workspace-root ~/proj --workspace-root /srv/code")
 )
-def start(workspace_root: Roots = None, as_json: Json = False) -> None:  # noqa: FBT002
+def start(workspace_root: WorkspaceRoots = None, as_json: Json = False) -> None:  # noqa: FBT002
     """Start the runner in the background; says so when it runs already, replaces one of another version."""
     from hapi import launch
 
-    configuration, roots = load(), _roots(workspace_root)
+    configuration, roots = load(), absolute_roots(workspace_root)
     with output.Progress("Starting the runner …") as progress:
         started = launch.start(configuration, roots, progress)
     _say_started(started, as_json=as_json)
     if started.already and roots and not as_json:
         output.note("It keeps the workspace roots it has; to change them: hapi runner restart --workspace-root …")
+    if not started.already and not as_json:
+        _say_whose(configuration.namespace)
 
 
 @app.command(
     "start-sync",
     epilog=examples("hapi runner start-sync", "HAPI_RUNNER_SUPERVISED=1 hapi runner start-sync   (in a service unit)"),
 )
-def start_sync(workspace_root: Roots = None, as_json: Json = False) -> None:  # noqa: FBT002
+def start_sync(workspace_root: WorkspaceRoots = None, as_json: Json = False) -> None:  # noqa: FBT002
     """Be the runner, in the foreground: for systemd, launchd, containers, and for watching it start."""
     from hapi import launch
 
     ready = os.dup(sys.stdout.fileno()) if as_json else None  # the runner closes it when it has spoken
     if ready is not None:
         os.set_inheritable(ready, True)
-    launch.run_in_foreground(load(), _roots(workspace_root), ready)
+    launch.run_in_foreground(load(), absolute_roots(workspace_root), ready)
 
 
 @app.command(epilog=examples("hapi runner stop", "hapi doctor clean   (stops the sessions as well)"))
 def stop(as_json: Json = False) -> None:  # noqa: FBT002
     """Stop the runner. Its sessions live on and are found again by the next start."""
-    from hapi import control
+    from hapi import control, launch
 
+    configuration = load()
     with output.Progress("Stopping the runner …") as progress:
-        stopped = control.stop(load(), progress)
+        stopped = control.stop(configuration, progress)
+    returns = stopped.how == "SIGKILL" and launch.comes_back(configuration.paths)
     if as_json:
-        output.say_json(_stopped_json(stopped))
+        output.say_json(_stopped_json(stopped) | {"comesBack": returns})
     else:
         _say_stopped(stopped)
+    if returns:
+        output.note("A service manager owns it and will start it again. To keep it down, stop the service there.")
 
 
 @app.command(epilog=examples("hapi runner restart", "hapi runner restart --workspace-root ~/proj"))
-def restart(workspace_root: Roots = None, as_json: Json = False) -> None:  # noqa: FBT002
+def restart(workspace_root: WorkspaceRoots = None, as_json: Json = False) -> None:  # noqa: FBT002
     """Stop the runner and start it again with the same workspace roots. Sessions go on meanwhile."""
     from hapi import launch
 
-    configuration, roots = load(), _roots(workspace_root)
+    configuration, roots = load(), absolute_roots(workspace_root)
     with output.Progress("Restarting the runner …") as progress:
         stopped, started = launch.restart(configuration, roots, progress)
     if not as_json and stopped.running:
@@ -120,18 +116,16 @@ def show_logs(
         output.say(str(path))
 
 
-def _roots(given: list[str] | None) -> list[str]:
-    """The workspace roots as absolute paths. Raises HapiError(bad_directory) for one that is no directory."""
-    roots = []
-    for text in given or []:
-        path = Path(text).expanduser()
-        if not path.is_dir():
-            what = "is not a directory" if path.exists() else "does not exist"
-            raise HapiError(
-                ErrorCode.BAD_DIRECTORY, f"The workspace root {text} {what}.", f"Create it: mkdir -p {text}"
-            )
-        roots.append(os.path.abspath(path))
-    return roots
+def _say_whose(namespace: str) -> None:
+    """A runner that was just started by hand is not the installed service's; whoever has one wants to know."""
+    from hapi import managers
+
+    try:
+        manager = managers.manager_for(namespace)
+    except HapiError:
+        return
+    if manager.path.exists():
+        output.note(f"It is not kept by {manager.unit}, which is installed; to hand it over: hapi runner install --now")
 
 
 def _say_started(started: Started, *, as_json: bool) -> None:
@@ -144,12 +138,15 @@ def _say_started(started: Started, *, as_json: bool) -> None:
                 "version": started.version,
                 "alreadyRunning": started.already,
                 "replacedVersion": started.replaced,
+                "notReplaced": started.kept,
             }
         )
         return
     if started.already:
         other = "" if started.version == __version__ else f", version {started.version}; installed is {__version__}"
         output.say(f"The runner is already running (pid {started.pid}{other}).")
+        if started.kept:
+            output.note(f"It was not replaced: {started.kept}.")
     elif started.replaced:
         output.say(f"Replaced the runner of version {started.replaced} by {__version__}; its sessions live on.")
     else:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+from signal import Signals
 from typing import Annotated, Any
 
 import typer
 
-from hapi import launch, procs, wire
+from hapi import procs, wire
 from hapi.cli import output
 from hapi.cli.common import AllNamespaces, Json, examples, load, load_all
+from hapi.cli.request import carry_out
 from hapi.clock import iso, now_ms
 from hapi.config import Config
-from hapi.control import Control
+from hapi.control import has_socket
 from hapi.errors import EXIT_USER, ErrorCode, HapiError, NotRunning
+from hapi.ids import new_session_id
 from hapi.lifecycle import Phase
 
 STOP_TIMEOUT_S = 30.0
@@ -57,8 +60,7 @@ def stop_session(target: SessionTarget, as_json: Json = False) -> None:  # noqa:
     """End a session and everything it started. Prints stopped, already_gone or still_alive (exit status 1)."""
     config = load()
     with output.Progress("Stopping the session …") as progress:
-        launch.ensure_running(config, progress)
-        reply = Control(config, progress).ask(wire.StopSession(target), wire.SessionStopped, STOP_TIMEOUT_S)
+        reply = carry_out(config, wire.StopSession(target), wire.SessionStopped, progress, STOP_TIMEOUT_S)
     if as_json:
         answer = {"status": reply.status, "rung": reply.rung, "sessionId": reply.session_id}
         output.say_json(answer | ({"survivors": reply.survivors} if reply.survivors else {}))
@@ -73,6 +75,9 @@ def stop_session(target: SessionTarget, as_json: Json = False) -> None:  # noqa:
 def send(
     target: SessionTarget,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; - reads it from stdin.")],
+    key: Annotated[
+        str | None, typer.Option("--id", metavar="KEY", help="A key of yours: repeated with it, it is said once.")
+    ] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Say something to a session's agent. Returns once the message is safely on disk."""
@@ -81,8 +86,8 @@ def send(
     if not words.strip():
         raise HapiError(ErrorCode.USAGE, "There is nothing to send.")
     with output.Progress("Sending …") as progress:
-        launch.ensure_running(config, progress)
-        reply = Control(config, progress).ask(wire.SendText(target, words), wire.Accepted)
+        said = wire.SendText(target, words, key or new_session_id())
+        reply = carry_out(config, said, wire.Accepted, progress)
     if as_json:
         output.say_json({"accepted": True} | ({"detail": reply.detail} if reply.detail else {}))
     else:
@@ -102,10 +107,12 @@ def to_json(info: wire.SessionInfo) -> dict[str, Any]:
         "startedAt": iso(info.started_at),
         "namespace": info.namespace,
         "memoryBytes": memory(info),
+        "unknownMessages": info.unknown_messages,
+        "eventsLost": info.events_lost,
     }
     if info.phase is Phase.ENDED:
         answer |= {
-            "reason": info.reason.value if info.reason else None,
+            "reason": info.reason,
             "exitCode": info.exit_code,
             "exitSignal": info.exit_signal,
             "endedAt": None if info.ended_at is None else iso(info.ended_at),
@@ -124,8 +131,10 @@ def memory(info: wire.SessionInfo) -> int:
 
 
 def _sessions(config: Config, *, ended: bool) -> list[wire.SessionInfo]:
+    """The sessions of one runner. Starts none, but replaces an older one as every session command does."""
     with output.Progress("Waiting for the runner …") as progress:
-        return Control(config, progress).ask(wire.ListSessions(ended=ended), wire.SessionList).sessions
+        has_socket(config.paths)  # raises NotRunning: this command starts no runner
+        return carry_out(config, wire.ListSessions(ended=ended), wire.SessionList, progress).sessions
 
 
 def _of_all_namespaces(*, ended: bool) -> list[wire.SessionInfo]:
@@ -156,9 +165,20 @@ def _print(found: list[wire.SessionInfo], *, with_namespace: bool) -> None:
     output.table(headings, rows)
 
 
+def end_words(info: wire.SessionInfo) -> str:
+    """Why the session ended, with the signal that did it."""
+    if info.exit_signal is None:
+        return output.clean(info.reason or "")
+    try:
+        name = Signals(info.exit_signal).name
+    except ValueError:
+        name = f"signal {info.exit_signal}"
+    return f"{output.clean(info.reason or '')} ({name})"
+
+
 def _row(info: wire.SessionInfo) -> list[str]:
     ended = info.phase is Phase.ENDED
-    why = f" ({info.reason.value})" if ended and info.reason else ""
+    why = f" ({end_words(info)})" if ended and info.reason else ""
     return [
         info.session_id,
         output.clean(info.agent),

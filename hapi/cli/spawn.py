@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from hapi import ids, launch, settings, wire
+from hapi import files, ids, settings, wire
 from hapi.cli import output
 from hapi.cli.common import Json, examples, load
+from hapi.cli.request import carry_out
 from hapi.cli.sessions import to_json
-from hapi.control import Control
 from hapi.errors import ErrorCode, HapiError
 from hapi.paths import Paths
 
@@ -98,25 +98,17 @@ def spawn(  # noqa: PLR0913, PLR0917 - one parameter per option
         worktree=worktree,
         args=context.meta.get(_AGENT_WORDS, []),
         env=environment(),
-        umask=_umask(),
+        umask=files.own_umask(),
     )
     with output.Progress(f"Starting {output.clean(order.agent)} …") as progress:
-        launch.ensure_running(config, progress)
         budget = config.ready_timeout_ms / 1000 + _MARGIN_S
-        spawned = Control(config, progress).ask(order, wire.Spawned, budget)
+        spawned = carry_out(config, order, wire.Spawned, progress, budget)
     if as_json:
         output.say_json(to_json(spawned.info) | {"existing": spawned.existing})
     else:
         output.say(spawned.info.session_id)
         if spawned.existing:
             output.note("That session was running already; nothing was started.")
-
-
-def _umask() -> int:
-    """Ours, which can only be read by setting it."""
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 def environment() -> dict[str, str]:

@@ -13,6 +13,7 @@ from hapi.clock import iso, now_ms
 from hapi.config import Config
 from hapi.control import Control
 from hapi.errors import EXIT_NOT_RUNNING, EXIT_OK, EXIT_USER, HapiError, NotRunning
+from hapi.files import read_file
 
 
 def show(config: Config, *, as_json: bool) -> int:
@@ -74,6 +75,10 @@ def to_json(status: wire.Status) -> dict[str, Any]:
         "logPath": status.log_path,
         "workspaceRoots": status.workspace_roots,
         "supervised": status.supervised,
+        "protocol": status.protocol,
+        "fingerprint": status.fingerprint,
+        "handoffDisabled": status.handoff_disabled,
+        "handoff": _handoff_json(status.handoff),
         "stopping": status.stopping,
         "hub": _hub_json(status.hub),
         "workers": {name: _worker_json(worker) for name, worker in sorted(status.workers.items())},
@@ -100,7 +105,7 @@ def absent(config: Config, reason: str) -> dict[str, Any]:
 def last_known(config: Config) -> dict[str, Any] | None:
     """`runner.state.json`, or None when there is none that can be read. It is a report, not the truth."""
     try:
-        state = msgspec.json.decode(config.paths.state.read_bytes())
+        state = msgspec.json.decode(read_file(config.paths.state))
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return state if isinstance(state, dict) else None
@@ -114,6 +119,19 @@ def _hub_json(hub: wire.HubStatus) -> dict[str, Any]:
         answer["refused"] = hub.refused
         answer["retryAt"] = None if hub.retry_at is None else iso(hub.retry_at)
     return answer | {"machineId": hub.machine_id, "counters": hub.counters}
+
+
+def _handoff_json(handoff: wire.HandoffStatus | None) -> dict[str, Any] | None:
+    """How the runner stands with what is installed where it was started from; None from one that does not tell."""
+    if handoff is None:
+        return None
+    return {
+        "installedVersion": handoff.installed_version,
+        "installedFingerprint": handoff.installed_fingerprint,
+        "recent": handoff.recent,
+        "reason": handoff.reason,
+        "againAt": None if handoff.again_at is None else iso(handoff.again_at),
+    }
 
 
 def _worker_json(worker: wire.WorkerStatus) -> dict[str, Any]:
@@ -139,6 +157,8 @@ def _print(status: wire.Status) -> None:
             ("pid", str(status.pid)),
             ("uptime", output.duration(now - status.started_at)),
             ("version", status.version + installed),
+            ("protocol", f"{wire.PROTOCOL}, level {status.protocol}"),
+            ("handoff", _handoff(status)),
             ("endpoint", status.endpoint),
             ("heartbeat", _heartbeat(status, now)),
             ("log", status.log_path),
@@ -181,6 +201,18 @@ def _heartbeat(status: wire.Status, now: int) -> str:
     late = age > 3 * status.heartbeat_interval_ms
     text = f"{output.duration(age)} ago ({iso(status.last_heartbeat)})"
     return output.paint(f"{text}, overdue", "red") if late else text
+
+
+def _handoff(status: wire.Status) -> str:
+    """Whether the runner would follow an upgrade by itself."""
+    handoff = status.handoff
+    if handoff is None:
+        return ""
+    if status.handoff_disabled:
+        return "off (HAPI_DISABLE_VERSION_HANDOFF)"
+    if handoff.again_at is None:
+        return "on"
+    return f"tripped after {output.plural(handoff.recent, 'handoff')}, on again at {iso(handoff.again_at)}"
 
 
 def hub_line(hub: wire.HubStatus, now: int) -> str:

@@ -42,6 +42,7 @@ class Link:
     ) -> None:
         self.name = name
         self.connected = False
+        self.protocol = wire.OLDEST_LEVEL  # until the broker's welcome says more
         self.counters: Counter[str] = Counter()
         self._decoder = decoder
         self._hello = hello
@@ -167,7 +168,7 @@ class Link:
             self._say_hello()
             return
         if isinstance(body, wire.Welcome):
-            self.connected = True
+            self.connected, self.protocol = True, body.protocol
         self._inbox.append((header, body))
         self._arrived.set()
 

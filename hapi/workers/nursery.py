@@ -22,6 +22,7 @@ import msgspec
 import setproctitle
 
 from hapi import config, log
+from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
 from hapi.workers.orders import Exited, Fork, Forked, ForkFailed
 
@@ -76,6 +77,7 @@ class Nursery:
             process.start()
         except OSError as error:
             return self._say(ForkFailed(order.kind, order.name, str(error)))
+        crash_point("nursery.forked")
         pid = process.pid or 0
         self._children[pid] = (order, process)
         return self._say(Forked(order.kind, order.name, pid))

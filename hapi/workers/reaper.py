@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-from importlib import metadata
-from pathlib import Path
 
 import setproctitle
 
 import hapi
-from hapi import clock, config, log, procs, wire
-from hapi.ids import SESSION_MARK, ProcessId
-from hapi.kin import is_ours
+from hapi import clock, closing, config, log, procs, remains, wire
+from hapi.handoff import Build
+from hapi.installed import Installed
+from hapi.paths import Paths
+from hapi.store import SessionDirectory
 from hapi.workers.link import Link
 
 KILL_DEADLINE_S = 3.0
+SETTLE_S = 5.0  # an installation that changed is looked at again after that, if not sooner
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +28,19 @@ logger = logging.getLogger(__name__)
 class Reaper:
     """Watches the sessions that the broker names. `run` ends when the lifeline to the broker breaks."""
 
-    def __init__(self, link: Link, home: Path, heartbeat_s: float) -> None:
+    def __init__(self, link: Link, paths: Paths, heartbeat_s: float) -> None:
         self._link = link
-        self._home = home
+        self._paths = paths
         self._unsent: list[wire.SupervisorGone] = []
         self._heartbeat_s = heartbeat_s
         self._watched: dict[str, tuple[wire.Watched, int | None]] = {}
         self._ended: set[str] = set()
+        self._installed = Installed()
+        self._build: Build | None = None
         self._reaping: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serve for ever; cancel to end."""
+        """Serve until the broker has another reaper; cancel to end sooner."""
         loop = asyncio.get_running_loop()
         loop.call_soon(self._beat, loop)
         while True:
@@ -52,6 +54,9 @@ class Reaper:
                     self._tell(gone)
             elif isinstance(body, wire.Unwatch) and body.session_id in self._watched:
                 self._ended.add(body.session_id)
+            elif isinstance(body, wire.Refused):
+                logger.warning("turned away: %s", body.reason)
+                return
 
     def _watch(self, watched: wire.Watched) -> None:
         known = self._watched.get(watched.session_id)
@@ -59,6 +64,7 @@ class Reaper:
             self._watched[watched.session_id] = (watched, known[1])
             return
         self._unwatch(watched.session_id)
+        self._ended.discard(watched.session_id)  # that was said of the supervisor before
         fd = procs.open_pidfd(watched.supervisor)
         self._watched[watched.session_id] = (watched, fd)
         if fd is not None:
@@ -86,16 +92,21 @@ class Reaper:
         task.add_done_callback(self._reaping.discard)
 
     async def _clean_up(self, watched: wire.Watched) -> None:
-        """End what a dead supervisor left behind, then tell the broker. At most KILL_DEADLINE_S."""
-        left = await asyncio.to_thread(_left_behind, watched, self._home)
-        for process in left:
-            procs.send_signal(process, signal.SIGKILL)
-        survivors = await _wait_gone(left, KILL_DEADLINE_S)
-        logger.info("supervisor of %s ended; killed %d left behind", watched.session_id, len(left))
+        """End what a dead supervisor left behind, bring its journal to an end, then tell the broker.
+
+        At most KILL_DEADLINE_S, and what `closing.close` takes.
+        """
+        found = (watched.session_id, watched.agent, self._paths.home)
+        reaped, survivors = await asyncio.to_thread(remains.end, *found, KILL_DEADLINE_S)
+        logger.info("supervisor of %s ended; killed %d left behind", watched.session_id, reaped)
+        if survivors:
+            logger.error("these survive SIGKILL: %s", survivors)
+        unknown = await asyncio.to_thread(closing.close, SessionDirectory(self._paths.session(watched.session_id)))
         gone = wire.SupervisorGone(
             session_id=watched.session_id,
             process=watched.supervisor,
-            reaped=len(left) - len(survivors),
+            unknown_messages=unknown,
+            reaped=reaped,
             survivors=[process.pid for process in survivors],
         )
         self._tell(gone)
@@ -110,51 +121,13 @@ class Reaper:
         for session_id, (watched, _) in list(self._watched.items()):
             if not procs.is_alive(watched.supervisor):
                 self._supervisor_ended(session_id)
-        beat = wire.Heartbeat(at=clock.now_ms(), installed_version=installed_version())
+        build = self._installed.look()
+        beat = wire.Heartbeat(at=clock.now_ms(), installed_version=build.version, fingerprint=build.digest)
         sent = self._link.send(wire.BROKER, beat)
-        loop.call_later(self._heartbeat_s if sent else min(0.1, self._heartbeat_s), self._beat, loop)
-
-
-def installed_version() -> str:
-    """The version of hapi on disk now, which an upgrade may have changed under us."""
-    try:
-        return metadata.version("hapi-runner")
-    except metadata.PackageNotFoundError:
-        return hapi.__version__
-
-
-def _left_behind(watched: wire.Watched, home: Path) -> list[ProcessId]:
-    """The agent, its descendants, and whoever carries the session's mark in its environment; no runner's processes."""
-
-    def spare(pid: int) -> bool:
-        return is_ours(pid, home)
-
-    found = {process.pid: process for process in procs.marked(SESSION_MARK, watched.session_id)}
-    if watched.agent is not None and procs.is_alive(watched.agent):
-        found[watched.agent.pid] = watched.agent
-        found.update((process.pid, process) for process in procs.descendants(watched.agent.pid, spare))
-    found.pop(os.getpid(), None)
-    return [process for process in found.values() if not spare(process.pid)]
-
-
-async def _wait_gone(processes: list[ProcessId], deadline_s: float) -> list[ProcessId]:
-    """Those that are still alive at the deadline."""
-    loop = asyncio.get_running_loop()
-    end = clock.monotonic() + deadline_s
-    for process in processes:
-        fd = procs.open_pidfd(process)
-        if fd is None:
-            continue
-        gone = asyncio.Event()
-        loop.add_reader(fd, gone.set)
-        try:
-            await asyncio.wait_for(gone.wait(), max(0.0, end - clock.monotonic()))
-        except TimeoutError:
-            logger.warning("process %d survives SIGKILL", process.pid)
-        finally:
-            loop.remove_reader(fd)
-            os.close(fd)
-    return [process for process in processes if procs.is_alive(process)]
+        pause = SETTLE_S if self._build not in {None, build} else self._heartbeat_s
+        if sent:
+            self._build = build
+        loop.call_later(min(pause if sent else 0.1, self._heartbeat_s), self._beat, loop)
 
 
 def main(namespace: str, lifeline: int) -> None:
@@ -167,10 +140,11 @@ def main(namespace: str, lifeline: int) -> None:
 
 async def _serve(settings: config.Config, lifeline: int) -> None:
     def hello() -> wire.Hello:
-        return wire.Hello(name=wire.REAPER, process=procs.own_identity(), version=hapi.__version__)
+        process, version = procs.own_identity(), hapi.__version__
+        return wire.Hello(name=wire.REAPER, process=process, version=version, protocol=wire.PROTOCOL_LEVEL)
 
     link = Link(settings.paths.bus_endpoint, wire.REAPER, wire.FOR_REAPER, hello)
-    work = asyncio.create_task(Reaper(link, settings.home, settings.heartbeat_interval_ms / 1000).run(), name="reaper")
+    work = asyncio.create_task(Reaper(link, settings.paths, settings.heartbeat_interval_ms / 1000).run(), name="reaper")
     asyncio.get_running_loop().add_reader(lifeline, work.cancel)
     try:
         await work

@@ -322,6 +322,30 @@ async def test_a_lost_supervisor_ends_its_session(running, web, tmp_path):
     await until_async(inactive, SOON, "ended at the hub")
 
 
+async def test_a_lost_supervisor_takes_its_permission_requests_back(running, web, tmp_path):
+    """Seen to fail: without `describe.lost`, the web shows a question for ever that nobody can answer."""
+    session = FakeSession(running.bus, str(tmp_path))
+    request = wire.PermissionRequest(request_id="r1", tool="Bash", arguments={}, created_at=now_ms())
+    session.tell(phase=Phase.WAITING, requests=[request])
+
+    async def state():
+        return (await web("session", session.id))["agentState"] or {}
+
+    async def asked():
+        return "r1" in ((await shown(web, session))["agentState"] or {}).get("requests", {})
+
+    await until_async(asked, SOON, "the request is shown")
+    info = session.info
+    info.phase, info.reason = Phase.ENDED, EndReason.SUPERVISOR_LOST
+    running.bus.say(wire.BROKER, wire.SessionLost(info))
+
+    async def settled():
+        found = await state()
+        return not found["requests"] and found["completedRequests"]["r1"]["status"] == "canceled"
+
+    await until_async(settled, SOON, "the request is taken back")
+
+
 async def test_looking_around_stays_inside_the_roots(hub, web, tmp_path):
     root = tmp_path / "root"
     (root / "proj" / ".git").mkdir(parents=True)

@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psutil
 
-from hapi import procs
+from hapi import config, procs, wire
+from hapi.control import Control
+from hapi.errors import NotRunning
 from hapi.ids import ProcessId
+from hapi.lifecycle import Phase
 from tests.support.hub import OfficialHub, WebClient
 from tests.support.wait import until
 
 COMMAND_S = 40
+_Reply = TypeVar("_Reply", bound=wire.ControlReply)
 _OURS = ("HAPI_", "CLI_API_", "NO_COLOR", "XDG_RUNTIME_DIR")
 
 
@@ -47,6 +51,7 @@ class Runner:
         self.project.mkdir(exist_ok=True)
         self.token = ""
         self.namespace = "default"
+        self.wrapper: list[str] = []  # a command that runs each `hapi`, to take rights from it
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
         self.environment["HAPI_HOME"] = str(home)
         self.settings(agents={"claude": {"use": "demo"}})
@@ -64,11 +69,13 @@ class Runner:
 
     # ------------------------------------------------------------------------------------------ the user's side
 
+    command = (sys.executable, "-m", "hapi")
+
     def hapi(self, *arguments: str, check: int | None = None, **more: Any) -> Done:
         """Run `hapi ARGUMENTS`; with `check`, its exit status must be that."""
         done = Done(
             subprocess.run(
-                [sys.executable, "-m", "hapi", *arguments],
+                [*self.wrapper, *self.command, *arguments],
                 env=self.environment | more.pop("env", {}),
                 cwd=more.pop("cwd", self.project),
                 capture_output=True,
@@ -81,12 +88,29 @@ class Runner:
         assert check is None or done.code == check, f"hapi {' '.join(arguments)}: {done!r}"
         return done
 
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin `hapi ARGUMENTS`; its output is dropped."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "hapi", *arguments],
+            env=self.environment,
+            cwd=self.project,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
     def settings(self, **values: Any) -> None:
         """Set keys of settings.json."""
         path = self.home / "settings.json"
-        current = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(current | values))
+        path.write_text(json.dumps(self.read_settings() | values))
         path.chmod(0o600)
+
+    def read_settings(self) -> dict[str, Any]:
+        """What settings.json holds."""
+        path = self.home / "settings.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
 
     def attach(self, hub: OfficialHub, namespace: str = "default") -> None:
         """Configure the hub, by settings.json as a user would."""
@@ -103,6 +127,31 @@ class Runner:
 
     def status(self) -> Any:
         return self.hapi("runner", "status", "--json").json
+
+    def ask(self, body: wire.ControlRequest, kind: type[_Reply]) -> _Reply:
+        """The broker's answer without the detour of a command. Raises NotRunning."""
+        return Control(config.load(environ=self.environment)).ask(body, kind)
+
+    def info(self, session_id: str) -> wire.SessionInfo | None:
+        """The session as the broker has it, also an ended one; None when it has none, or there is no broker."""
+        try:
+            found = self.ask(wire.ListSessions(ended=True), wire.SessionList).sessions
+        except NotRunning:
+            return None
+        return next((info for info in found if info.session_id == session_id), None)
+
+    def ensure(self) -> None:
+        """`hapi runner start`, if none runs."""
+        try:
+            self.ask(wire.GetStatus(), wire.Status)
+        except NotRunning:
+            self.hapi("runner", "start", check=0)
+
+    def ended(self, session_id: str) -> wire.SessionInfo:
+        """The session's record, once it says that it has ended."""
+        found = until(lambda: _if_ended(self.info(session_id)), 15, f"session {session_id} has ended")
+        assert found is not None
+        return found
 
     def sessions(self, *arguments: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.hapi("runner", "list", "--json", *arguments, check=0).json
@@ -153,6 +202,10 @@ class Runner:
         ours = [pid for pid in psutil.pids() if any(path.startswith(f"{self.home}/") for path in open_paths(pid))]
         found = {who.pid: who for pid in ours if (who := procs.identity(pid)) is not None}
         return list(found.values()) + [p for p in procs.marked("HAPI_HOME", str(self.home)) if p.pid not in found]
+
+
+def _if_ended(info: wire.SessionInfo | None) -> wire.SessionInfo | None:
+    return info if info is not None and info.phase is Phase.ENDED else None
 
 
 def identity(pid: int) -> ProcessId:

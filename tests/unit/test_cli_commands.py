@@ -8,6 +8,7 @@ import pytest
 
 from hapi import config, wire
 from hapi.cli import app, spawn
+from hapi.ids import session_id
 from hapi.lifecycle import Phase
 from tests.unit.test_cli_fake import SESSION, FakeBroker, ended, session, status
 
@@ -60,6 +61,8 @@ def test_list_as_json_is_the_contract(hapi, paths):
         "startedBy": "runner",
         "startedAt": "2023-11-14T22:13:20.000Z",
         "namespace": "default",
+        "unknownMessages": 0,
+        "eventsLost": 0,
     }
     assert broker.asked == [wire.ListSessions(ended=False)]
 
@@ -255,7 +258,10 @@ def test_send(hapi, paths, monkeypatch):
     with FakeBroker(paths, answers(SendText=wire.Accepted())) as broker:
         code, out, err = hapi("send", "1f0c", "run the tests")
         assert (code, out, err) == (0, "", "Sent.\n")
-        assert broker.asked[-1] == wire.SendText("1f0c", "run the tests")
+        first = broker.asked[-1]
+        assert (first.target, first.text) == ("1f0c", "run the tests")
+        hapi("send", "1f0c", "run the tests", "--id", "k1")
+        assert (broker.asked[-1].id, first.id) == ("k1", session_id(first.id))
         assert hapi("send", "1f0c", "  ")[0] == 2
 
 
@@ -334,7 +340,7 @@ COMMANDS = [
     ["doctor", "clean"],
     *[["auth", name] for name in ("login", "status", "logout")],
     *[["runner", name] for name in ("start", "start-sync", "stop", "restart", "status", "logs")],
-    *[["runner", name] for name in ("list", "spawn", "stop-session")],
+    *[["runner", name] for name in ("list", "spawn", "stop-session", "install", "uninstall")],
 ]
 
 
@@ -365,3 +371,54 @@ def test_windows_gets_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(sys, "platform", "win32")
     assert main(["runner", "list"]) == 1
     assert "WSL" in capsys.readouterr().err
+
+
+LEAVING = wire.Failure("shutting_down", "The runner stopped.", "Start it again: hapi runner start")
+
+
+def test_a_runner_that_leaves_is_asked_again_where_that_is_safe(hapi, paths):
+    replies = iter([LEAVING, wire.SessionStopped("stopped", SESSION, "eof")])
+    with FakeBroker(paths, lambda body: next(replies) if isinstance(body, wire.StopSession) else status()) as broker:
+        code, out, _ = hapi("runner", "stop-session", SESSION)
+    assert (code, out) == (0, "stopped (eof)\n")
+    assert [type(body).__name__ for body in broker.asked] == ["StopSession", "GetStatus", "StopSession"]
+
+
+def test_a_message_is_sent_again_under_its_key(hapi, paths):
+    """Twice with one key is once; the runner that comes next knows what the one before it took."""
+    replies = iter([LEAVING, wire.Accepted()])
+    with FakeBroker(paths, lambda body: next(replies) if isinstance(body, wire.SendText) else status()) as broker:
+        assert hapi("send", SESSION, "hello")[0] == 0
+    first, _, again = broker.asked
+    assert first == again
+    assert first.id
+
+
+@pytest.mark.parametrize(("recorded", "asked"), [("0.0.1", True), ("99.0", False), ("nonsense", False), (None, False)])
+def test_the_report_tells_whether_the_runner_may_be_outdated(hapi, paths, recorded, asked):
+    """Only then is there a second question before the command's own."""
+    with FakeBroker(paths, answers(ListSessions=wire.SessionList([]))) as broker:
+        if recorded is not None:
+            paths.state.write_text(json.dumps({"startedWithCliVersion": recorded}))
+        assert hapi("runner", "list")[0] == 0
+    assert [type(body).__name__ for body in broker.asked] == ["GetStatus"] * asked + ["ListSessions"]
+
+
+def test_status_says_how_the_runner_stands_with_an_upgrade(hapi, paths):
+    handoff = wire.HandoffStatus(installed_version="9", installed_fingerprint="f", recent=1, reason="no", again_at=0)
+    with FakeBroker(paths, answers(GetStatus=status(protocol=2, handoff=handoff))):
+        text = hapi("runner", "status")[1]
+        found = json.loads(hapi("runner", "status", "--json")[1])
+    assert "hapi/1, level 2" in text
+    assert "tripped after 1 handoff, on again at 1970-01-01T00:00:00.000Z" in text
+    assert found["handoff"] == {
+        "installedVersion": "9",
+        "installedFingerprint": "f",
+        "recent": 1,
+        "reason": "no",
+        "againAt": "1970-01-01T00:00:00.000Z",
+    }
+    with FakeBroker(paths, answers(GetStatus=status(handoff=handoff, handoff_disabled=True))):
+        assert "off (HAPI_DISABLE_VERSION_HANDOFF)" in hapi("runner", "status")[1]
+    with FakeBroker(paths, answers()):
+        assert json.loads(hapi("runner", "status", "--json")[1])["handoff"] is None

@@ -129,13 +129,14 @@ def test_another_version_is_left_alone_when_that_is_wanted(hapi, monkeypatch):
     assert launch.start(hapi("answers")).pid == old.pid
 
 
-def test_a_service_manager_owns_the_other_version(hapi):
+def test_a_service_manager_that_does_not_bring_it_back_is_not_waited_for_for_ever(hapi, monkeypatch):
     settings = hapi("supervised", "0.0.1")
     old = launch.start(settings)
-    with pytest.raises(HapiError, match="service manager") as caught:
-        launch.start(settings)
-    assert caught.value.code is ErrorCode.ALREADY_RUNNING
     assert launch.ensure_running(settings).pid == old.pid
+    monkeypatch.setattr(launch, "MANAGER_TIMEOUT_S", 1.0)
+    with pytest.raises(HapiError, match="service manager has not started") as caught:
+        launch.start(settings)
+    assert caught.value.code is ErrorCode.TIMEOUT
 
 
 def test_restart_keeps_the_roots(hapi, tmp_path):
@@ -258,6 +259,6 @@ def test_start_sync_becomes_the_runner(hapi, monkeypatch):
 def test_a_checkout_finds_its_way_back(monkeypatch):
     monkeypatch.setattr(sys, "path", [str(ROOT), "/usr/lib/python3"])
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    assert launch._environment()["PYTHONPATH"] == f"{ROOT}:/elsewhere"
+    assert launch.environment()["PYTHONPATH"] == f"{ROOT}:/elsewhere"
     monkeypatch.setattr(sys, "path", ["/venv/bin", str(ROOT)])
-    assert launch._environment()["PYTHONPATH"] == "/elsewhere"
+    assert launch.environment()["PYTHONPATH"] == "/elsewhere"

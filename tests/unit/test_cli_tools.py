@@ -1,5 +1,6 @@
 """Logs, doctor, clean, hub, and how output looks."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from hapi import config, procs, wire
 from hapi.cli import app, hub, logs, output
 from hapi.errors import ErrorCode, HapiError
-from hapi.lifecycle import Phase
+from hapi.lifecycle import EndReason, Phase
 from hapi.store import SessionDirectory
 from tests.unit.test_cli_fake import SESSION, FakeBroker, session, status
 
@@ -136,8 +137,31 @@ def record(settings, process, **changes):
     directory.write_state(session(supervisor=procs.identity(process.pid), agent_process=None, **changes))
 
 
+SUPERVISOR = """
+import os, sys
+from pathlib import Path
+from hapi.files import FileLock
+lock = FileLock(Path(sys.argv[1]))
+assert lock.acquire(f"{os.getpid()}\\n")
+print(flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def supervising(settings):
+    """A process that holds the session's lock, as its supervisor does."""
+    directory = SessionDirectory(settings.paths.session(SESSION))
+    directory.create()
+    command = [sys.executable, "-c", SUPERVISOR, str(directory.lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
 def test_clean_without_a_runner_ends_recorded_processes_only(hapi, settings):
-    with subprocess.Popen(["sleep", "60"]) as mine, subprocess.Popen(["sleep", "60"]) as stranger:
+    with supervising(settings) as mine, subprocess.Popen(["sleep", "60"]) as stranger:
         record(settings, mine)
         assert hapi("doctor", "clean")[0] == 2
         assert mine.poll() is None
@@ -149,6 +173,27 @@ def test_clean_without_a_runner_ends_recorded_processes_only(hapi, settings):
         assert stranger.poll() is None
         stranger.kill()
     assert hapi("doctor", "clean", "--yes")[:2] == (0, "Nothing is running.\n")
+    closed = SessionDirectory(settings.paths.session(SESSION)).read_state()
+    assert (closed.phase, closed.reason) == (Phase.ENDED, EndReason.STOPPED_BY_USER)
+
+
+def test_clean_refuses_a_record_that_names_a_stranger(hapi, settings):
+    """The identity is right to the tick; but who does not hold the session's lock is not its supervisor."""
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        record(settings, stranger)
+        assert hapi("doctor", "clean", "--yes")[:2] == (0, "Nothing is running.\n")
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_clean_is_not_stopped_by_damaged_settings(hapi, settings):
+    with supervising(settings) as mine:
+        record(settings, mine)
+        (settings.home / "namespaces" / "other").mkdir(parents=True)
+        (settings.home / "namespaces" / "other" / "settings.json").write_text("{oops")
+        (settings.home / "settings.json").write_text("{oops")
+        assert hapi("doctor", "clean", "--yes")[0] == 0
+        assert mine.wait(10) != 0
 
 
 def test_clean_finds_what_a_lost_session_left_behind(hapi, settings):
@@ -178,7 +223,7 @@ def test_clean_leaves_a_reused_pid_alone(hapi, settings):
 
 
 def test_clean_asks_the_runner_to_stop_sessions(hapi, settings):
-    with subprocess.Popen(["sleep", "60"]) as mine:
+    with supervising(settings) as mine:
         record(settings, mine, phase=Phase.WORKING)
         reply = wire.SessionStopped("still_alive", SESSION, "kill", [mine.pid])
         with FakeBroker(settings.paths, lambda _: reply) as broker:

@@ -19,6 +19,7 @@ SETTINGS = [
     ("extra_headers", "HAPI_EXTRA_HEADERS_JSON", '{"a":"b"}', {"a": "b"}, "extraHeaders", {"c": "d"}, {"c": "d"}, {}),
     ("supervised", "HAPI_RUNNER_SUPERVISED", "1", True, None, None, None, False),
     ("handoff_disabled", "HAPI_DISABLE_VERSION_HANDOFF", "true", True, None, None, None, False),
+    ("handoff_window_ms", "HAPI_HANDOFF_WINDOW_MS", "1000", 1000, None, None, None, 300_000),
     ("create_directories", None, None, None, "createDirectories", False, False, True),
     ("agents", None, None, None, "agents", {"x": {"command": "y"}}, {"x": {"command": "y"}}, {}),
 ]  # fmt: skip

@@ -7,11 +7,28 @@ from hypothesis import strategies as st
 
 from hapi import wire
 from hapi.broker.adoption import GRACE_S
-from hapi.broker.core import SHUTDOWN_DEADLINE_S, Core, CoreSettings
-from hapi.broker.effects import Answer, CloseRecord, ForkSession, Quit, ReplyTo, Send, WriteReport
+from hapi.broker.books import CoreSettings
+from hapi.broker.core import Core
+from hapi.broker.effects import (
+    Answer,
+    CheckInstalled,
+    CloseRecord,
+    Ending,
+    ForkSession,
+    HandOver,
+    Quit,
+    ReplyTo,
+    Send,
+    WriteReport,
+)
+from hapi.broker.losses import OPEN_S
 from hapi.broker.reattach import Facts, Record
+from hapi.broker.requests import SHUTDOWN_DEADLINE_S
+from hapi.broker.restarts import AT_ONCE
 from hapi.broker.spawns import MAX_PENDING, STOP_DEADLINE_S
-from hapi.ids import ProcessId, new_session_id
+from hapi.broker.upgrade import RESTLESS_S
+from hapi.handoff import Build
+from hapi.ids import NOBODY, ProcessId, new_session_id
 from hapi.lifecycle import EndReason, Phase
 
 ID = "1f0c22ab-0000-4000-8000-000000000001"
@@ -162,16 +179,62 @@ def test_trap_08_the_same_key_five_times_is_one_process(core):
     assert effects == [ForkSession(ID)]
     greet(core, NAME)
     found = answers(tell(core, NAME, wire.SessionChanged(info())))
-    assert found == [(number, wire.Spawned(info())) for number in range(1, 6)]
+    assert found == [(number, wire.Spawned(info(), existing=number > 1)) for number in range(1, 6)]
     assert core.request(cli(6), order(), T) == [Answer(cli(6), wire.Spawned(info(), existing=True))]
     assert core.request(cli(7), order(OTHER), T) == [ForkSession(OTHER)]
 
 
 def test_an_ended_session_is_not_spawned_again_unless_meant(core):
     running(core)
-    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
-    assert the_answer(core.request(cli(), order(), T)).code == "session_ended"
+    tell(
+        core, NAME, wire.SessionChanged(info(phase=Phase.ENDED, reason=EndReason.SPAWN_FAILED, detail="no such agent"))
+    )
+    refused = the_answer(core.request(cli(), order(), T))
+    assert refused.code == "session_ended"
+    assert "spawn failed" in refused.message
+    assert "no such agent" in refused.hint  # whoever lost the first answer learns it now
     assert core.request(cli(), order(existing=True), T) == [ForkSession(ID)]
+
+
+def test_trap_08_a_retry_after_the_brokers_death_joins_the_start_under_way(core):
+    """It was answered `spawned` at once, for a session that was not ready and might never be."""
+    running(core, phase=Phase.STARTING)
+    assert core.request(cli(1), order(), T) == []
+    found = answers(tell(core, NAME, wire.SessionChanged(info())))
+    assert found == [(1, wire.Spawned(info(), existing=True))]
+
+
+def test_a_session_that_is_being_stopped_is_not_the_answer_to_a_spawn(core):
+    running(core, phase=Phase.STOPPING)
+    assert the_answer(core.request(cli(), order(), T)).code == "session_ended"
+
+
+def test_the_end_of_one_child_too_many_is_not_the_end_of_the_start(core):
+    core.request(cli(1), order(), T)
+    greet(core, NAME)
+    assert core.child_ended(ID, 99, 0) == []
+    assert list(core.spawns.pending) == [ID]
+
+
+@pytest.mark.parametrize("reason", [EndReason.STOPPED_BY_USER, EndReason.STOPPED_FROM_HUB])
+def test_a_stop_whose_supervisor_dies_of_it_stays_a_stop(core, reason):
+    running(core, phase=Phase.STOPPING, reason=reason)
+    tell_reaper = wire.SupervisorGone(session_id=ID, process=SUPERVISOR)
+    greet(core, "reaper")
+    (closed,) = [e for e in tell(core, "reaper", tell_reaper) if isinstance(e, CloseRecord)]
+    assert closed.info.reason is reason
+
+
+def test_a_stop_of_a_session_whose_supervisor_just_died_waits_for_the_reaper(core):
+    """It was answered `still_alive` at once, with the pids of the dead."""
+    running(core)
+    greet(core, "reaper")
+    core.child_ended(ID, SUPERVISOR.pid, -9)
+    assert answers(core.request(cli(1), wire.StopSession(ID), T)) == []
+    assert answers(core.request(cli(2), wire.SendText(ID, "hello"), T)) == []
+    found = dict(answers(tell(core, "reaper", wire.SupervisorGone(session_id=ID, process=SUPERVISOR))))
+    assert found[1] == wire.SessionStopped("already_gone", ID)
+    assert "supervisor lost" in found[2].message
 
 
 def test_a_spawn_that_fails_says_why(core):
@@ -308,6 +371,13 @@ def test_a_stop_while_it_starts_goes_to_its_supervisor(core):
     assert answers(tell(core, NAME, done)) == [(2, done)]
 
 
+def test_trap_41_a_whole_id_of_which_nothing_is_known_is_already_gone(core):
+    unknown = new_session_id()
+    gone = wire.SessionStopped("already_gone", unknown)
+    assert core.request(cli(), wire.StopSession(unknown.upper()), T) == [Answer(cli(), gone)]
+    assert the_answer(core.request(cli(), wire.SendText(unknown, "x"), T)).code == "unknown_session"
+
+
 @pytest.mark.parametrize("body", [wire.StopSession, lambda target: wire.SendText(target, "x")])
 @pytest.mark.parametrize(
     ("target", "code"),
@@ -318,7 +388,6 @@ def test_a_stop_while_it_starts_goes_to_its_supervisor(core):
         ("PID-999", "unknown_session"),
         ("PID-10", "unknown_session"),
         ("nonsense", "unknown_session"),
-        (new_session_id(), "unknown_session"),
         ("1f0c", "ambiguous_session"),
         ("1F0C22AB-", "ambiguous_session"),
         (ID[:-1], "ambiguous_session"),
@@ -503,12 +572,82 @@ def test_a_supervisor_that_is_gone_ends_its_session(core):
     core.request(cli(), wire.StopSession(ID), T)
     effects = tell(core, "reaper", gone())
     lost = info(phase=Phase.ENDED, reason=EndReason.SUPERVISOR_LOST, ended_at=MS)
-    assert CloseRecord(lost) in effects
+    assert not any(isinstance(effect, CloseRecord) for effect in effects)
+    assert core.tick(T + OPEN_S) == [CloseRecord(lost)]
     assert Send(b"hub", "hub", wire.SessionLost(lost)) in effects
     assert answers(effects) == [(1, wire.SessionStopped("already_gone", ID))]
     assert (core.sessions.live, core.peers.named(NAME)) == ({}, None)
     assert core.counters["supervisors_lost"] == 1
     assert tell(core, "reaper", gone()) == []
+    assert bodies(greet(core, "hub", b"hub2"), wire.SessionLost) == [wire.SessionLost(lost)]
+
+
+def lose(core):
+    """A session whose supervisor died under the running broker."""
+    running(core)
+    greet(core, "reaper")
+    tell(core, "reaper", gone())
+
+
+@pytest.mark.parametrize(("source", "closed"), [("hapi-cli", 1), ("hapi-app", 1), ("os-signal", 0)])
+def test_a_loss_is_on_record_when_the_runner_stops_unless_the_machine_does(core, source, closed):
+    lose(core)
+    effects = core.stop_runner(source, T + 1)
+    assert len([effect for effect in effects if isinstance(effect, CloseRecord)]) == closed
+
+
+def test_a_lost_session_that_is_continued_is_closed_first(core):
+    lose(core)
+    effects = core.request(cli(), order(existing=True), T)
+    assert [type(effect) for effect in effects] == [CloseRecord, ForkSession]
+    assert not any(isinstance(effect, CloseRecord) for effect in core.tick(T + OPEN_S))
+
+
+def test_the_unknown_messages_of_a_lost_session_are_counted(core):
+    running(core)
+    greet(core, "reaper")
+    tell(core, "reaper", wire.SupervisorGone(session_id=ID, process=SUPERVISOR, unknown_messages=1))
+    assert core.sessions.ended[ID].unknown_messages == 1
+
+
+def test_an_end_on_record_that_nobody_heard_of_is_believed(core):
+    running(core)
+    greet(core, "reaper")
+    greet(core, "hub")
+    core.request(cli(), wire.StopSession(ID), T)
+    ended = info(phase=Phase.ENDED, reason=EndReason.STOPPED_FROM_HUB, ended_at=5)
+    effects = core.last_word(ended) + tell(core, "reaper", gone())
+    assert [effect for effect in effects if isinstance(effect, CloseRecord)] == []
+    assert Send(b"hub", "hub", wire.SessionLost(ended)) in effects
+    assert answers(effects) == [(1, wire.SessionStopped("already_gone", ID))]
+    assert (core.sessions.live, core.sessions.ended) == ({}, {ID: ended})
+    assert core.counters["supervisors_lost"] == 0
+
+
+def test_an_end_that_no_connector_heard_of_is_told_to_the_next(core):
+    running(core)
+    ended = info(phase=Phase.ENDED, reason=EndReason.STOPPED_BY_USER, ended_at=5)
+    core.last_word(ended)
+    assert bodies(greet(core, "reaper"), wire.Watch)[0].sessions[0].supervisor == SUPERVISOR
+    tell(core, "reaper", gone())
+    assert bodies(greet(core, "hub"), wire.SessionLost) == [wire.SessionLost(ended)]
+
+
+@pytest.mark.parametrize(
+    "record", [info(), info(phase=Phase.ENDED, supervisor=ProcessId(100, 99, "boot")), info(OTHER, phase=Phase.ENDED)]
+)
+def test_a_record_that_says_nothing_new_changes_nothing(core, record):
+    found = running(core)
+    assert core.last_word(record) == []
+    assert core.sessions.live == {ID: found}
+
+
+def test_what_a_session_that_ended_left_unknown_is_put_on_record(core):
+    running(core)
+    greet(core, "reaper")
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
+    effects = tell(core, "reaper", wire.SupervisorGone(session_id=ID, process=SUPERVISOR, unknown_messages=1))
+    assert [effect.info.unknown_messages for effect in effects if isinstance(effect, CloseRecord)] == [1]
 
 
 def test_an_old_generation_that_is_gone_ends_nothing(core):
@@ -551,7 +690,6 @@ def test_a_child_that_ends_after_its_hello_is_the_reapers_business(core):
     found = running(core)
     assert core.child_ended(ID, SUPERVISOR.pid, 0) == []
     assert core.sessions.live == {ID: found}
-    assert core.peers.named(NAME) is None
 
 
 def test_the_nursery_takes_the_forks_on_order_with_it(core):
@@ -564,6 +702,14 @@ def test_the_nursery_takes_the_forks_on_order_with_it(core):
     assert bodies(greet(core, NAME), wire.Refused)
 
 
+def test_a_child_that_has_its_order_outlives_the_nursery(core):
+    """Its spawn was answered with a failure, and it came up all the same, a ghost."""
+    core.request(cli(1), order(), T)
+    assert bodies(greet(core, NAME), wire.Welcome)
+    assert answers(core.nursery_lost()) == []
+    assert answers(tell(core, NAME, wire.SessionChanged(info()))) == [(1, wire.Spawned(info()))]
+
+
 def test_sessions_hear_when_the_hub_comes_and_goes_and_only_then(core):
     running(core)
     greet(core, "hub")
@@ -571,22 +717,90 @@ def test_sessions_hear_when_the_hub_comes_and_goes_and_only_then(core):
         assert bodies(tell(core, "hub", wire.HubStatus(online=online)), wire.HubOnline) == heard
 
 
-def test_a_newer_version_on_disk_is_a_warning(core):
-    greet(core, "reaper")
-    assert core.warnings() == []
-    tell(core, "reaper", wire.Heartbeat(at=MS, installed_version="2"))
-    assert "2" in core.warnings()[0]
+SOURCES = [("hapi-cli", Ending.STOP), ("hapi-app", Ending.RESTART), ("version-handoff", Ending.RESTART)]
 
 
-@pytest.mark.parametrize(("source", "restart"), [("hapi-cli", False), ("hapi-app", True)])
-def test_who_asks_decides_whether_it_comes_back(core, source, restart):
-    assert core.request(cli(), wire.StopRunner(source), T)[-1] == Quit(restart)
+@pytest.mark.parametrize(("source", "ending"), SOURCES)
+def test_who_asks_decides_whether_it_comes_back(core, source, ending):
+    assert core.request(cli(), wire.StopRunner(source), T)[-1] == Quit(ending)
 
 
 def test_the_hearts_beat(core):
     greet(core, "reaper")
-    assert tell(core, "reaper", wire.Heartbeat(at=MS + 5, installed_version="2")) == [WriteReport()]
-    assert (core.last_heartbeat, core.installed_version) == (MS + 5, "2")
+    assert tell(core, "reaper", wire.Heartbeat(at=MS + 5, installed_version="1")) == [WriteReport()]
+    assert core.last_heartbeat == MS + 5
+
+
+def beat(core, build, now=T):
+    """A heartbeat that found `build` installed; what it led to, but for the report."""
+    found = wire.Heartbeat(at=MS, installed_version=build.version, fingerprint=build.digest)
+    return [effect for effect in tell(core, "reaper", found, now=now) if effect != WriteReport()]
+
+
+NEWER = Build("2", "two")
+
+
+def ready_to_hand_over(core):
+    greet(core, "reaper")
+    assert beat(core, NEWER) == []
+    assert beat(core, NEWER) == [CheckInstalled(NEWER)]
+    core.upgrade.checked(None, T)
+    assert core.next_deadline() == T
+
+
+def test_what_is_installed_takes_over_when_nothing_is_under_way(core):
+    ready_to_hand_over(core)
+    assert core.tick(T) == [HandOver(NEWER)]
+    greet(core, "hub")
+    assert bodies(core.hand_over(T), wire.Shutdown) == [wire.Shutdown("version-handoff")]
+    assert beat(core, Build("3", "three")) == beat(core, Build("3", "three")) == []
+    assert tell(core, "hub", wire.Accepted())[-1] == Quit(Ending.REPLACE)
+
+
+def test_a_handoff_waits_for_a_spawn_but_not_for_ever(core):
+    ready_to_hand_over(core)
+    core.request(cli(), order(), T)
+    assert core.tick(T) == []
+    assert T < core.next_deadline() < T + 1
+    core.upgrade.due(T + RESTLESS_S - 1, busy=True)
+    assert HandOver(NEWER) in core.tick(T + RESTLESS_S)
+
+
+@pytest.mark.parametrize(("source", "ending"), SOURCES)
+def test_a_stop_during_a_handoff_wins(core, source, ending):
+    greet(core, "hub")
+    core.hand_over(T)
+    assert core.request(cli(), wire.StopRunner(source), T) == []
+    done = tell(core, "hub", wire.Accepted())
+    assert answers(done) == [(1, wire.RunnerStopping(0))]
+    assert done[-1] == Quit(ending)
+
+
+def test_a_stop_that_comes_when_all_is_said_is_answered_and_wins(core):
+    assert core.hand_over(T) == [Quit(Ending.REPLACE)]
+    assert core.request(cli(7), wire.StopRunner(), T) == [Answer(cli(7), wire.RunnerStopping(0)), Quit(Ending.STOP)]
+
+
+def test_a_handoff_never_turns_a_stop_into_something_else(core):
+    greet(core, "hub")
+    core.request(cli(), wire.StopRunner(), T)
+    assert core.hand_over(T) == []
+    assert tell(core, "hub", wire.Accepted())[-1] == Quit(Ending.STOP)
+
+
+@pytest.mark.parametrize(("spoken", "agreed"), [(1, 1), (2, 2), (99, wire.PROTOCOL_LEVEL)])
+def test_the_lower_level_counts(core, spoken, agreed):
+    (welcome,) = bodies(greet(core, NAME, info=info(), protocol=spoken), wire.Welcome)
+    assert welcome.protocol == core.peers.named(NAME).protocol == agreed
+
+
+def test_a_level_that_is_too_old_is_told_so_and_ends_no_session(core):
+    effects = greet(core, NAME, info=info(), protocol=wire.OLDEST_LEVEL - 1)
+    (failure,) = [effect.body for effect in effects]
+    assert failure.code == "protocol_mismatch"
+    assert failure.hint
+    assert core.peers.named(NAME) is None
+    assert core.counters["protocol_mismatches"] == 1
 
 
 def test_any_word_is_a_sign_of_life(core):
@@ -616,7 +830,7 @@ MAY = {
 def memory(core):
     return msgspec.json.encode(
         [core.sessions.live, core.sessions.ended, list(core.spawns.pending), list(core.stops.pending), core.hub]
-        + [core.stopping, core.last_heartbeat, core.installed_version, sorted(core.peers.routes)]
+        + [core.stopping, core.last_heartbeat, core.upgrade.installed, sorted(core.peers.routes)]
     )
 
 
@@ -680,8 +894,9 @@ def test_one_connection_has_one_name(core):
 
 SILENT = Facts(readable=True, supervisor_alive=True)
 DEAD = Facts(readable=True, supervisor_alive=False)
-REBOOTED = Facts(readable=True, same_boot=False)
+REBOOTED = Facts(readable=True, same_boot=False, interrupted=True)
 UNREADABLE = Facts(readable=False)
+DAMAGED = Facts(readable=False, damaged=True)
 
 
 def test_every_record_gets_a_verdict(core):
@@ -692,21 +907,32 @@ def test_every_record_gets_a_verdict(core):
         Record(ID, info(), SILENT),
         Record(OTHER, info(OTHER), SILENT),
         Record(dead, info(dead), DEAD),
-        Record(rebooted, info(rebooted, Phase.WORKING), REBOOTED),
+        Record(rebooted, info(rebooted, Phase.STARTING), Facts(readable=True, same_boot=False)),
         Record(unreadable, None, UNREADABLE),
+        Record(THIRD, info(THIRD, supervisor=None), DAMAGED),
     ]
     effects = core.adopt(records, T, MS)
     closed = {effect.info.session_id: effect.info.reason for effect in effects if isinstance(effect, CloseRecord)}
-    assert closed == {rebooted: EndReason.MACHINE_REBOOTED}
-    assert core.adoption.verdicts == {"ended": 2, "quarantined": 1}
+    assert closed == {}
+    assert core.adoption.verdicts == {"ended": 4, "quarantined": 1}
     assert core.next_deadline() == T + GRACE_S
     greet(core, NAME, info=info())
     assert core.adoption.verdicts["adopted"] == 1
     assert core.tick(T + GRACE_S) == []
-    assert core.adoption.verdicts == {"ended": 2, "quarantined": 2, "adopted": 1}
+    assert core.adoption.verdicts == {"ended": 4, "quarantined": 2, "adopted": 1}
+    assert sum(core.adoption.verdicts.values()) == len(records)
+    assert any("1 session is quarantined" in warning for warning in core.warnings())
     assert core.next_deadline() is None
-    assert set(core.sessions.live) == {ID, OTHER, dead}
-    assert set(core.sessions.ended) == {ended, rebooted}
+    assert set(core.sessions.live) == {ID, OTHER, dead, rebooted, THIRD}
+    assert set(core.sessions.ended) == {ended}
+    greet(core, "reaper")
+    why = {}
+    for key, process in ((dead, SUPERVISOR), (rebooted, SUPERVISOR), (THIRD, NOBODY)):
+        effects = tell(core, "reaper", wire.SupervisorGone(session_id=key, process=process))
+        why |= {effect.info.session_id: effect.info.reason for effect in effects if isinstance(effect, CloseRecord)}
+    lost = EndReason.SUPERVISOR_LOST
+    assert why == {dead: lost, THIRD: lost, rebooted: EndReason.MACHINE_REBOOTED}
+    assert set(core.sessions.live) == {ID, OTHER}
 
 
 def test_a_session_lost_in_our_absence_ends_when_its_tree_has(core):
@@ -744,15 +970,105 @@ def test_who_speaks_after_the_grace_is_heard(core):
     core.tick(T + GRACE_S)
     assert bodies(greet(core, NAME, info=info(phase=Phase.WORKING)), wire.Welcome)
     assert core.sessions.live[ID].phase is Phase.WORKING
+    assert core.adoption.verdicts == {"adopted": 1, "quarantined": 0}
+    assert core.warnings() == []
     assert bodies(core.request(cli(), wire.StopSession(ID), T), wire.StopSession)
 
 
 def test_what_a_dead_supervisor_left_is_given_to_the_reaper(core):
-    core.adopt([Record(ID, info(), DEAD), Record(OTHER, info(OTHER), REBOOTED)], T, MS)
+    core.adopt([Record(ID, info(), DEAD), Record(OTHER, info(OTHER, supervisor=None), DAMAGED)], T, MS)
+    assert bodies(greet(core, "hub"), wire.SessionLost) == []
     (watch,) = bodies(greet(core, "reaper"), wire.Watch)
-    assert watch.sessions == [wire.Watched(session_id=ID, supervisor=SUPERVISOR, agent=AGENT)]
-    tell(core, "reaper", gone())
+    nobody = wire.Watched(session_id=OTHER, supervisor=NOBODY, agent=AGENT)
+    assert watch.sessions == [wire.Watched(session_id=ID, supervisor=SUPERVISOR, agent=AGENT), nobody]
+    (told,) = bodies(tell(core, "reaper", gone()), wire.SessionLost)
+    assert (told.info.session_id, told.info.reason) == (ID, EndReason.SUPERVISOR_LOST)
+    tell(core, "reaper", wire.SupervisorGone(session_id=OTHER, process=NOBODY, unknown_messages=1))
+    assert core.sessions.ended[OTHER].unknown_messages == 1
     assert bodies(greet(core, "reaper"), wire.Watch)[0].sessions == []
+
+
+@pytest.mark.parametrize(("untold", "age_ms", "sent"), [(True, 0, 1), (False, 0, 0), (True, 8 * 86_400_000, 0)])
+def test_an_end_that_the_hub_has_not_heard_of_is_told_again(core, untold, age_ms, sent):
+    ended = info(phase=Phase.ENDED, ended_at=MS - age_ms)
+    core.adopt([Record(ID, ended, Facts(readable=True), untold=untold)], T, MS)
+    for connector in (b"one", b"two"):
+        assert len(bodies(greet(core, "hub", connector), wire.SessionLost)) == sent
+
+
+# ------------------------------------------------------------------------------------------------ after a reboot
+
+
+def reboot(core, *session_ids):
+    """Records of another boot; what the broker does about them at once."""
+    core.adopt([Record(key, info(key, Phase.WORKING, native_id="n"), REBOOTED) for key in session_ids], T, MS)
+    return core.tick(T)
+
+
+def test_what_went_down_with_the_machine_is_started_again(core):
+    assert reboot(core, ID) == [ForkSession(ID)]
+    assert core.adoption.verdicts == {"restarted": 1}
+    assert core.sessions.live[ID].phase is Phase.STARTING
+    (welcome,) = bodies(greet(core, NAME), wire.Welcome)
+    assert welcome.order == order(existing=True)
+    tell(core, NAME, wire.SessionChanged(info(generation=2)))
+    assert core.sessions.live[ID].phase is Phase.IDLE
+    assert (core.spawns.pending, core.tick(T)) == ({}, [])
+
+
+def test_a_few_are_started_at_a_time(core):
+    keys = [new_session_id() for _ in range(AT_ONCE + 2)]
+    assert len(reboot(core, *keys)) == AT_ONCE
+    assert core.tick(T) == []
+    assert core.next_deadline() > T
+    for key in list(core.spawns.pending):
+        greet(core, wire.session_peer(key))
+        tell(core, wire.session_peer(key), wire.SessionChanged(info(key, generation=2)))
+    assert core.next_deadline() == 0
+    assert len(core.tick(T)) == 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stop_wins_over_the_restart(core, begun):
+    keys = [new_session_id() for _ in range(AT_ONCE)]
+    reboot(core, *([ID] if begun else [*keys, ID]))
+    effects = core.request(cli(), wire.StopSession(ID), T)
+    if begun:
+        effects = greet(core, NAME)
+        assert bodies(effects, wire.Refused)
+    assert (1, wire.SessionStopped("stopped", ID, "before_start")) in answers(effects)
+    (closed,) = [effect.info for effect in effects if isinstance(effect, CloseRecord)]
+    assert (closed.phase, closed.reason) == (Phase.ENDED, EndReason.STOPPED_BY_USER)
+    assert (ID in core.sessions.live, ID in core.spawns.pending) == (False, False)
+
+
+def test_a_restart_that_fails_ends_the_session_with_the_reason(core):
+    reboot(core, ID)
+    effects = core.child_ended(ID, 77, 1)
+    (closed,) = [effect.info for effect in effects if isinstance(effect, CloseRecord)]
+    assert closed.reason == EndReason.MACHINE_REBOOTED
+    assert "before it was ready" in closed.detail
+    reboot(core, OTHER)
+    assert any(isinstance(effect, CloseRecord) for effect in core.nursery_lost())
+
+
+def test_a_runner_that_stops_restarts_nothing_more(core):
+    reboot(core, *[new_session_id() for _ in range(AT_ONCE + 1)])
+    core.stop_runner("hapi-cli", T)
+    core.spawns.pending.clear()
+    assert core.tick(T) == []
+
+
+def test_of_two_workers_of_one_name_the_older_is_sent_away(core):
+    for name in ("hub", "reaper"):
+        greet(core, name, b"old-" + name.encode())
+        effects = core.hello(b"new-" + name.encode(), hello(name, AGENT), T)
+        (refused,) = [
+            effect for effect in effects if isinstance(effect, Send) and isinstance(effect.body, wire.Refused)
+        ]
+        assert refused.identity == b"old-" + name.encode()
+        assert core.peers.named(name).process == AGENT
+        assert bodies(greet(core, name, b"new-" + name.encode(), process=AGENT), wire.Refused) == []
 
 
 def test_a_thousand_records(core):
@@ -838,6 +1154,16 @@ def test_requests_for_a_session_that_stays_silent_are_answered_after_the_grace(c
     core.request(cli(1), wire.StopSession(ID), T)
     due = core.next_deadline()
     assert the_answer(core.tick(due)).status == "still_alive"
+
+
+def test_a_supervisor_that_dies_before_its_hello_has_ended_and_its_stop_is_answered(core):
+    """It counted as quarantined five seconds later, though it was proven dead; a stop waited as long."""
+    core.adopt([Record(ID, info(), SILENT)], T, MS)
+    greet(core, "reaper")
+    core.request(cli(1), wire.StopSession(ID), T)
+    assert the_answer(tell(core, "reaper", gone())).status == "already_gone"
+    assert core.adoption.verdicts == {"ended": 1}
+    assert core.adoption.deadline() is None
 
 
 def test_a_stop_between_the_order_and_the_first_news_reaches_the_supervisor(core):

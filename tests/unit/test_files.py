@@ -137,6 +137,59 @@ def test_trap_06_a_lock_dies_with_its_holder(tmp_path):
     lock.release()
 
 
+def test_the_kernel_knows_who_holds_a_lock(tmp_path):
+    path = tmp_path / "lock"
+    assert files.kernels_holder(path) is None
+    lock = FileLock(path)
+    lock.acquire()
+    path.write_text("")
+    assert files.kernels_holder(path) == os.getpid()
+    lock.release()
+    assert files.kernels_holder(path) is None
+
+
+@pytest.mark.parametrize("fault", ["removed", "replaced", "there"])
+def test_a_lock_is_kept_when_its_file_goes(tmp_path, fault):
+    path = tmp_path / "lock"
+    lock = FileLock(path)
+    assert not lock.keep()
+    lock.acquire("4711\n")
+    if fault != "there":
+        path.unlink()
+    if fault == "replaced":
+        path.write_text("garbage")
+    assert lock.keep()
+    assert (is_locked(path), path.read_text(), FileLock(path).acquire()) == (True, "4711\n", False)
+    path.unlink()
+    path.mkdir()
+    assert not lock.keep()
+    path.rmdir()
+    assert lock.keep()
+    lock.release()
+    assert not is_locked(path)
+
+
+@pytest.mark.parametrize("use", [is_locked, lambda path: FileLock(path).acquire(), files.read_file])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_trap_06_what_is_no_file_hangs_nobody(tmp_path, use, make):
+    make(tmp_path / "lock")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
+        use(tmp_path / "lock")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_overwriting_leaves_one_of_both_whole(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"a long old one")
+    files.overwrite(path, b"new")
+    assert path.read_bytes() == b"new".ljust(14)
+    files.overwrite(path, b"a much longer new one")
+    assert path.read_bytes() == b"a much longer new one"
+    with pytest.raises(FileNotFoundError):
+        files.overwrite(tmp_path / "nowhere", b"x")
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage \xff", b"1\n", b"999999999\n"])
 def test_trap_06_what_is_in_a_lock_file_does_not_matter(tmp_path, content):
     (tmp_path / "lock").write_bytes(content)

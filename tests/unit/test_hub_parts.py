@@ -242,20 +242,23 @@ async def test_nothing_is_confirmed_when_the_barrier_fails():
     assert not outbox.empty
 
 
-async def test_what_does_not_fit_is_refused_until_it_comes_again_in_order():
+@pytest.mark.parametrize("gap", [0, 1_000_000])
+async def test_what_does_not_fit_is_refused_until_it_comes_again_in_order(gap):
+    """A session's numbers have gaps: what was dropped is waited for, not the next number."""
     bus = FakeBus()
     outbox = Outbox(context(bus), SID)
-    outbox.offer(events(*range(1, CAPACITY + 3)))
+    late = [CAPACITY + gap + number for number in (1, 2, 3)]
+    outbox.offer(events(*range(1, CAPACITY + 1), *late[:2]))
     door = open_door(Client())
     while not outbox.empty:
         await outbox.send_batch(door)
     assert bus.sent[-1] == wire.Delivered(CAPACITY)
-    outbox.offer(events(CAPACITY + 3))
+    outbox.offer(events(late[2]))
     assert outbox.empty
     assert bus.sent[-1] == wire.Delivered(CAPACITY)
-    outbox.offer(events(CAPACITY + 1, CAPACITY + 2))
+    outbox.offer(events(*late[:2]))
     await outbox.send_batch(door)
-    assert bus.sent[-1] == wire.Delivered(CAPACITY + 2)
+    assert bus.sent[-1] == wire.Delivered(late[1])
 
 
 def user_row(number, text="t", local_id=None):

@@ -16,11 +16,17 @@ PURE = (
     "hapi.errors",
     "hapi.ids",
     "hapi.wire",
+    "hapi.broker.books",
     "hapi.broker.core",
+    "hapi.broker.losses",
+    "hapi.broker.requests",
+    "hapi.broker.restarts",
     "hapi.broker.peers",
     "hapi.broker.sessions",
     "hapi.broker.spawns",
     "hapi.broker.processes",
+    "hapi.broker.upgrade",
+    "hapi.handoff",
     "hapi.broker.effects",
     "hapi.workers.orders",
     "hapi.workers.supervisor.permissions",
@@ -77,7 +83,14 @@ def test_the_source_is_found():
 
 
 ALLOWED = {
-    "zmq": {"hapi.broker.transport", "hapi.broker.app", "hapi.workers.link", "hapi.control", "hapi.cli.diagnosis"},
+    "zmq": {
+        "hapi.broker.transport",
+        "hapi.broker.app",
+        "hapi.broker.workforce",
+        "hapi.workers.link",
+        "hapi.control",
+        "hapi.cli.diagnosis",
+    },
     "psutil": {
         "hapi.procs",
         "hapi.control",

@@ -235,3 +235,13 @@ async def test_a_closed_link_sends_nothing(link):
     link.close()
     assert link.send("broker", wire.Beat()) is False
     assert not link.connected
+
+
+async def test_the_level_is_the_one_that_the_broker_names(bus, connect):
+    bus.bind()
+    link = connect()
+    assert link.protocol == 1
+    await bus.receive()
+    bus.send(wire.Welcome(instance="i", protocol=2))
+    await receive(link)
+    assert link.protocol == 2

@@ -5,9 +5,11 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import uuid
 
 import msgspec
+import psutil
 import pytest
 
 from hapi import procs
@@ -188,6 +190,34 @@ def test_what_a_double_fork_hides_is_found_by_its_mark():
             procs.send_signal(hidden, signal.SIGKILL)
             child.stdin.close()
             child.wait(5)
+
+
+HEADLESS = """
+import ctypes, sys, threading
+def live():
+    print(flush=True)
+    sys.stdin.readline()
+threading.Thread(target=live).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@pytest.mark.skipif(not procs.LINUX, reason="Linux shows a process by its first thread")
+def test_a_process_whose_first_thread_has_ended_is_alive(start):
+    """The kernel calls it a zombie, and its other threads work on."""
+    child = start([sys.executable, "-c", HEADLESS])
+    until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, 5, "the first thread has ended")
+    who = procs.identity(child.pid)
+    assert who is not None
+    assert procs.send_signal(who, signal.SIGKILL)
+    assert procs.wait_gone(who, 5)
+
+
+def test_waiting_for_a_process_has_a_deadline():
+    started = time.monotonic()
+    assert not procs.wait_gone(procs.own_identity(), 0.15)
+    assert 0.1 < time.monotonic() - started < 5
+    assert procs.wait_gone(ProcessId(1, 1, "another boot"), 5)
 
 
 def test_memory_of_a_process_that_lives(start):

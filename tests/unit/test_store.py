@@ -35,7 +35,7 @@ def test_the_record(directory):
     directory.write_state(INFO)
     assert directory.read_state() == INFO
     newer = msgspec.structs.replace(INFO, phase=Phase.ENDED)
-    directory.write_state(newer, durable=False)
+    directory.write_state(newer)
     assert directory.read_state() == newer
     assert stat.S_IMODE(directory.state.stat().st_mode) == 0o600
 

@@ -19,15 +19,19 @@ import psutil
 import pytest
 import zmq
 
-from hapi import clock, journal, procs, wire
+from hapi import clock, config, journal, procs, wire
 from hapi.broker.app import App
-from hapi.broker.core import Core, CoreSettings
+from hapi.broker.books import CoreSettings
+from hapi.broker.core import Core
 from hapi.broker.effects import ReplyTo
-from hapi.broker.processes import WorkerLife
+from hapi.broker.takeover import Takeover
 from hapi.broker.transport import Transport
+from hapi.broker.workforce import Workforce
+from hapi.handoff import Build
 from hapi.ids import new_session_id
 from hapi.lifecycle import Phase
 from hapi.paths import Paths
+from hapi.preflight import Preflight
 from tests.support.wait import until
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -669,28 +673,38 @@ def test_an_answer_too_large_becomes_a_failure(place):
 
 
 @pytest.fixture
-def app():
+def app(tmp_path):
     """What an App decides by; without its sockets and signals, which are the process's."""
     app = App.__new__(App)
     app.core = Core(CoreSettings(instance="", version="", ready_timeout_s=1, workspace_roots=[]))
-    app.workers = {name: WorkerLife(name) for name in ("nursery", "hub", "reaper")}
-    app._nursery = None
-    return app
+    app.workforce = Workforce(app.core, Paths(tmp_path), zmq.Poller(), lambda _: None, lambda: None)
+    app._takeover = Takeover(config.load(None, {"HAPI_HOME": str(tmp_path)}), app.core)
+    yield app
+    app.workforce.end()
+
+
+def test_the_loop_wakes_for_a_pre_flight(app):
+    for worker in app.workforce.workers.values():
+        worker.started(1)
+    app._takeover._preflight = preflight = Preflight(["sleep", "60"], Build("2", "b"), {"PATH": os.environ["PATH"]})
+    preflight.deadline = clock.monotonic() + 0.5
+    assert 300 < app._poll_ms() <= 501
+    app._takeover.abandon()
 
 
 @pytest.mark.parametrize("name", ["hub", "reaper"])
 def test_the_loop_sleeps_while_a_due_worker_waits_for_the_nursery(app, name):
     """With the nursery in its back-off (up to 30 s) and another worker due, the broker polled without a pause."""
-    app.workers["nursery"].start_at = clock.monotonic() + 20
+    app.workforce.workers["nursery"].start_at = clock.monotonic() + 20
     for worker in ("hub", "reaper"):
-        app.workers[worker].ordered()
-    app.workers[name].start_at = clock.monotonic() - 3
+        app.workforce.workers[worker].ordered()
+    app.workforce.workers[name].start_at = clock.monotonic() - 3
     assert app._poll_ms() > 1000
 
 
 def test_the_loop_wakes_for_what_is_due_first(app):
-    for worker in app.workers.values():
+    for worker in app.workforce.workers.values():
         worker.started(1)
     assert app._poll_ms() == 5001
-    app.workers["nursery"].start_at = clock.monotonic() + 0.5
+    app.workforce.workers["nursery"].start_at = clock.monotonic() + 0.5
     assert 300 < app._poll_ms() <= 501

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hapi import workspace
+from hapi import procs, workspace
 from hapi.errors import ErrorCode, HapiError
 from hapi.workspace import confine, create_worktree, prepare_directory, remove_unused_worktree, worktree_name
 
@@ -223,7 +223,41 @@ def test_an_unused_worktree_is_removed(repository):
     assert remove_unused_worktree(made) is True
     assert not Path(made.worktree_path).exists()
     assert "hapi-fix" in git(repository, "branch")
-    assert remove_unused_worktree(made) is False
+    assert remove_unused_worktree(made) is True  # gone is gone
+
+
+HOOK_FAILS = "#!/bin/sh\necho no >&2; exit 1\n"
+HOOK_HANGS = "#!/bin/sh\ntrap '' TERM; sleep 60\n"
+HOOK_WORKS_AND_FAILS = "#!/bin/sh\necho work > work; exit 1\n"
+
+
+@pytest.mark.parametrize("hook", [HOOK_FAILS, HOOK_HANGS])
+def test_a_hook_that_fails_leaves_no_worktree_and_no_process(repository, monkeypatch, hook):
+    """git had made the worktree by then, and it stayed; a hook that hung went on after git was killed."""
+    monkeypatch.setattr(workspace, "GIT_TIMEOUT_S", 1.0)
+    _hook(repository, hook)
+    with pytest.raises(HapiError) as caught:
+        create_worktree(repository, "fix")
+    assert caught.value.code is ErrorCode.WORKTREE_FAILED
+    assert not (repository.parent / f"{repository.name}-worktrees" / "fix").exists()
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+    assert procs.descendants(os.getpid()) == []
+
+
+def test_what_a_hook_that_fails_has_made_is_kept_and_said(repository):
+    _hook(repository, HOOK_WORKS_AND_FAILS)
+    with pytest.raises(HapiError) as caught:
+        create_worktree(repository, "fix")
+    place = repository.parent / f"{repository.name}-worktrees" / "fix"
+    assert (place / "work").read_text() == "work\n"
+    assert str(place) in caught.value.hint
+
+
+def _hook(repository, script):
+    hook = repository / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(script)
+    hook.chmod(0o755)
 
 
 @pytest.mark.parametrize("change", ["new file", "changed file"])

@@ -104,6 +104,8 @@ class _Offline:
             if isinstance(body, wire.Shutdown):
                 self._bus.reply(header, wire.Accepted())
                 return
+            if isinstance(body, wire.Refused):
+                raise asyncio.CancelledError(body.reason)
             if isinstance(body, wire.Welcome):
                 self._reporter.send()
             elif header.request:
@@ -148,6 +150,8 @@ class _Online:
                 self._from_broker(header, body)
 
     def _from_broker(self, header: wire.Header, body: Any) -> None:
+        if isinstance(body, wire.Refused):
+            raise asyncio.CancelledError(body.reason)  # another connector speaks now: no goodbye from us
         if isinstance(body, wire.SessionLost):
             self._sessions.lose(body.info)
         elif isinstance(body, wire.PeerDown):

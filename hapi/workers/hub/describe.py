@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from hapi import wire
@@ -88,11 +89,22 @@ def creation(snapshot: wire.Snapshot, host: Host, now: int) -> Json:
     }
 
 
+def lost(snapshot: wire.Snapshot, info: wire.SessionInfo) -> wire.Snapshot:
+    """The last state of a session that ended as `info` says and cannot say so itself: nobody waits for leave any more."""
+    canceled = [
+        wire.PermissionOutcome(
+            request=request, completed_at=info.ended_at or request.created_at, status="canceled", reason="Session ended"
+        )
+        for request in snapshot.requests
+    ]
+    return msgspec.structs.replace(snapshot, info=info, requests=[], outcomes=[*snapshot.outcomes, *canceled])
+
+
 def end_word(info: wire.SessionInfo) -> EndWord:
     """Why the session ended, in the hub's words."""
     if was_stopped(info):
         return "terminated"
-    if info.reason is EndReason.COMPLETED or (info.reason is EndReason.AGENT_EXITED and not info.exit_code):
+    if info.reason == EndReason.COMPLETED or (info.reason == EndReason.AGENT_EXITED and not info.exit_code):
         return "completed"
     return "error"
 

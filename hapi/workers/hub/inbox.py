@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from hapi import wire
+from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.workers.hub import incoming, params
 from hapi.workers.hub.backoff import Backoff
@@ -59,6 +60,7 @@ class Inbox:
             self._context.counters["messages_dropped"] += 1
             return
         self._pending[row.id] = message
+        crash_point("connector.in.received")
         self._arrived.set()
 
     async def backfill(self, started_at: int) -> None:
@@ -113,6 +115,7 @@ class Inbox:
     async def _hand_over(self, message: wire.UserMessage) -> bool:
         try:
             await self._context.bus.request(self._peer, message, HANDOVER_TIMEOUT_S)
+            crash_point("connector.in.handed")
         except HapiError as error:
             if error.code not in _HOPELESS:
                 return False

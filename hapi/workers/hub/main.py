@@ -27,15 +27,16 @@ def main(namespace: str, lifeline: int) -> None:
 
 async def _serve(settings: config.Config, lifeline: int) -> None:
     def hello() -> wire.Hello:
-        return wire.Hello(name=wire.HUB, process=procs.own_identity(), version=hapi.__version__)
+        process, version = procs.own_identity(), hapi.__version__
+        return wire.Hello(name=wire.HUB, process=process, version=version, protocol=wire.PROTOCOL_LEVEL)
 
     link = Link(settings.paths.bus_endpoint, wire.HUB, wire.FOR_HUB, hello)
     work = asyncio.create_task(_connect(link, settings), name="hub")
     asyncio.get_running_loop().add_reader(lifeline, work.cancel)
     try:
         await work
-    except asyncio.CancelledError:
-        logger.info("the broker is gone; so am I")
+    except asyncio.CancelledError as ended:
+        logger.info("ended: %s", *(ended.args or ("the broker is gone",)))
     except HapiError as error:
         logger.error("%s %s", error.message, error.hint)  # noqa: TRY400 - the words say it all
         link.send(wire.BROKER, wire.HubStatus(url=settings.api_url, reason=error.message))

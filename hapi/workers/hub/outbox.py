@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 
 from hapi import wire
+from hapi.crashpoints import crash_point
 from hapi.workers.hub import translate
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.door import Door
@@ -21,10 +22,10 @@ LIVE_INTERVAL_S = 0.25
 
 
 class Outbox:
-    """Events that the hub does not have yet. Sequence numbers have no holes, so one number tells what was delivered.
+    """Events that the hub does not have yet. They come in the order of their numbers, so one tells what was delivered.
 
     What does not fit is dropped and counted, and the session is told where we stand (Delivered), so that it can send
-    the rest again; after a drop only the very next number is taken.
+    the rest again; after a drop the first that was dropped must come first. (The next number is not it: there are gaps.)
     """
 
     def __init__(self, context: Context, session_id: str) -> None:
@@ -33,7 +34,12 @@ class Outbox:
         self._queue: deque[wire.NumberedEvent] = deque()
         self._last: int | None = None
         self._delivered = 0
-        self._dropped = False
+        self._wanted: int | None = None
+
+    @property
+    def delivered(self) -> int:
+        """The number of the newest event that the hub has confirmed to us."""
+        return self._delivered
 
     @property
     def empty(self) -> bool:
@@ -56,6 +62,7 @@ class Outbox:
         """Confirm events that nobody wants (the user deleted the session)."""
         if events:
             self._delivered = self._last = max(self._delivered, events[-1].seq)
+            self._wanted = None
             self._tell()
 
     async def send_batch(self, door: Door) -> None:
@@ -68,7 +75,9 @@ class Outbox:
         for event in batch:
             for notice in translate.notices(self._session_id, event):
                 await door.emit(notice)
+        crash_point("connector.out.emitted")
         await door.call(Ping(), BARRIER_TIMEOUT_S)
+        crash_point("connector.out.confirmed")
         for _ in batch:
             self._queue.popleft()
         self._delivered = batch[-1].seq
@@ -76,11 +85,10 @@ class Outbox:
         self._tell()
 
     def _take(self, event: wire.NumberedEvent) -> bool:
-        contiguous = self._last is None or event.seq == self._last + 1
-        if len(self._queue) >= CAPACITY or (self._dropped and not contiguous):
-            self._dropped = True
+        if len(self._queue) >= CAPACITY or self._wanted not in {None, event.seq}:
+            self._wanted = self._wanted or event.seq
             return False
-        self._dropped = False
+        self._wanted = None
         self._last = event.seq
         self._queue.append(event)
         return True

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from hapi import wire
+from hapi.crashpoints import crash_point
 from hapi.lifecycle import READY, EndReason, Phase
 from hapi.workers.hub import describe
 from hapi.workers.hub.backoff import Backoff
@@ -84,15 +85,18 @@ class SessionLink:
             await self._beat(only_if_changed=True)
         self._wake.set()
 
-    def lose(self, info: wire.SessionInfo) -> None:
-        """The session's supervisor is gone without a last word."""
-        if self._end is None:
-            self.newest = msgspec.structs.replace(self.newest, info=info) if self.newest else wire.Snapshot(info=info)
-            self._row.must_exist = self._row.must_exist or self.task is None
-            self._begin_end(
-                "error" if info.reason is None else describe.end_word(info), archive=describe.was_stopped(info)
-            )
-            self._start()
+    def lose(self, info: wire.SessionInfo, left: list[wire.NumberedEvent]) -> None:
+        """The session's supervisor is gone; `left` is what its journal still has for the hub."""
+        if self.newest is not None and self.newest.info.generation > info.generation:
+            return
+        if self.newest is None and not left:
+            self._row.must_exist = True  # the hub may know it, but there is nothing to show to one that does not
+        base = self.newest or wire.Snapshot(info=info, worktree=info.worktree)
+        self.newest = msgspec.structs.replace(describe.lost(base, info), last_seq=left[-1].seq if left else 0)
+        self._begin_end(describe.end_word(info), archive=describe.was_stopped(info))
+        if left:
+            self.take_events(left)
+        self._start()
 
     def take_events(self, events: list[wire.NumberedEvent]) -> None:
         """Chat events for the hub."""
@@ -102,6 +106,17 @@ class SessionLink:
         self._live.finish(events)
         self.outbox.offer(events)
         self._wake.set()
+
+    @property
+    def told(self) -> bool:
+        """Whether the hub knows all there is to know of a session that has ended."""
+        newest = self.newest
+        if newest is None or newest.info.phase is not Phase.ENDED:
+            return False
+        if newest.info.reason == EndReason.SPAWN_FAILED and self.task is None:
+            return True  # whoever asked has been told; the hub never heard of it
+        known = newest.last_seq is not None and self.outbox.delivered >= newest.last_seq
+        return known and self._end_said.is_set()
 
     @property
     def deleted(self) -> bool:
@@ -164,7 +179,7 @@ class SessionLink:
             self._wake.set()
 
     def _start_if_due(self, snapshot: wire.Snapshot) -> None:
-        if snapshot.info.reason is EndReason.SPAWN_FAILED:
+        if snapshot.info.reason == EndReason.SPAWN_FAILED:
             self._on_gone(self)
         elif snapshot.info.phase in READY or snapshot.info.phase is Phase.ENDED:
             self._start()
@@ -237,13 +252,14 @@ class SessionLink:
             await self.outbox.send_batch(self._door)
         now = self._context.hub_clock.now_ms()
         await self._door.emit(SessionEnd(sid=self.session_id, time=now, reason=word))
+        crash_point("connector.stop.said")
         await self._row.write(self._door, self.snapshot(), archived=self._archive)
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
         self._end_said.set()
 
     async def _lingers(self) -> bool:
         """Whether more is to be done after the end: the supervisor's last events may come behind its last word."""
-        return self.successor is None and await within(self._wake, LINGER_S)
+        return self.successor is None and not self.told and await within(self._wake, LINGER_S)
 
     def _begin_end(self, word: EndWord, *, archive: bool) -> None:
         if self._end is None:

@@ -6,6 +6,7 @@ import logging
 from typing import Any, Protocol
 
 from hapi import wire
+from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
 from hapi.workers.hub import params
 from hapi.workers.hub.context import Context
@@ -73,6 +74,7 @@ class SessionRpc:
     async def _kill(self, _: Any) -> Any:
         """Any answer at all counts as success at the hub, so there is none before the session is proven gone."""
         stopped = await stop_session(self._context, self._session_id)
+        crash_point("connector.stop.gone")
         if stopped is None or stopped.status == "still_alive" or not await self._subject.say_end():
             self._context.counters["kills_unanswered"] += 1
             raise NoAnswer
@@ -88,6 +90,7 @@ class SessionRpc:
 
     async def _permission(self, raw: Any) -> Any:
         await self._ask(params.permission(raw))
+        crash_point("connector.permission.answered")
         return {"ok": True}
 
     async def _abort(self, _: Any) -> Any:

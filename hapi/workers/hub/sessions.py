@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import OrderedDict
 from typing import Any
 
-from hapi import wire
+from hapi import journal, wire
 from hapi.lifecycle import READY
+from hapi.store import SessionDirectory
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.session import SessionLink
 from hapi.workers.hub.timing import within
 
 DELETED_REMEMBERED = 1000
 _PREFIX = "session:"
+
+logger = logging.getLogger("hapi.hub")
 
 
 class Sessions:
@@ -42,9 +47,31 @@ class Sessions:
         return True
 
     def lose(self, info: wire.SessionInfo) -> None:
-        """The broker ended a session whose supervisor can no longer speak."""
-        if info.session_id not in self._deleted:
-            self._link(info.session_id).lose(info)
+        """A session has ended whose supervisor can no longer speak: its directory has what the hub must get."""
+        self._context.start(self._tell_rest(info), "end")
+
+    async def _tell_rest(self, info: wire.SessionInfo) -> None:
+        directory = SessionDirectory(self._context.config.paths.session(info.session_id))
+        known = info.session_id in self._links  # also of a supervisor from before the promises
+        if not known and await asyncio.to_thread(directory.is_told, info.generation):
+            return
+        if self._deleted.get(info.session_id, -1) >= info.generation:
+            await self._note_told(info)
+            return
+        try:
+            left = await asyncio.to_thread(journal.read, directory.journal)
+        except OSError as error:
+            logger.warning("the journal of %s cannot be read: %s", info.session_id, error)
+            left = journal.JournalState()
+        self._link(info.session_id).lose(info, list(left.unconfirmed.values()))
+
+    async def _note_told(self, info: wire.SessionInfo) -> None:
+        """The hub knows all of that generation: nothing of it is told again, whoever restarts."""
+        directory = SessionDirectory(self._context.config.paths.session(info.session_id))
+        try:
+            await asyncio.to_thread(directory.told, info.generation)
+        except OSError as error:
+            logger.warning("cannot note that the hub knows of the end of %s: %s", info.session_id, error)
 
     def forget_sleeping(self, sender: str) -> None:
         """A peer is gone: a link that never got to its start has nothing to wait for."""
@@ -90,6 +117,8 @@ class Sessions:
         if self._links.get(link.session_id) is link:
             del self._links[link.session_id]
         newest = link.newest
+        if newest is not None and (link.told or link.deleted):
+            self._context.start(self._note_told(newest.info), "told")
         if link.deleted and newest is not None:
             self._deleted[link.session_id] = newest.info.generation
             if len(self._deleted) > DELETED_REMEMBERED:

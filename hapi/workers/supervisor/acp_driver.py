@@ -62,22 +62,23 @@ class AcpDriver:
     async def open(self, directory: str, resume: str | None, timeout_s: float) -> Opened:
         """Initialize, then load the conversation `resume` or begin a new one.
 
-        Raises HapiError: agent_timeout, or agent_failed with the agent's words, its exit and the end of its stderr.
+        Raises HapiError: agent_timeout, or agent_failed with the agent's words, its exit and its last words.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 self._opened = await self._or_exit(self._open(directory, resume))
         except TimeoutError:
-            tail = await self._agent.stderr_tail(0)
             message = f"The agent was not ready within {timeout_s:g} s."
-            raise HapiError(ErrorCode.AGENT_TIMEOUT, message, tail) from None
+            raise HapiError(ErrorCode.AGENT_TIMEOUT, message, await self._last_words(0)) from None
         return self._opened
 
-    async def prompt(self, blocks: list[dict[str, Any]]) -> dict[str, Any]:
+    async def prompt(self, blocks: list[dict[str, Any]], on_sent: Callable[[], None]) -> dict[str, Any]:
         """Run one turn and return the agent's answer; takes as long as it takes.
 
-        Raises HapiError(agent_failed) with the agent's words when it refuses, or when its process ends.
+        `on_sent` is called when the agent's pipe has the prompt. Raises HapiError(agent_failed) with the agent's words
+        when it refuses, or when its process ends.
         """
+        self.transport.on_prompt_sent = on_sent
         params = {"sessionId": self._native_id, "prompt": blocks}
         return await self._or_exit(self._request(AGENT_METHODS["session_prompt"], params))
 
@@ -187,12 +188,18 @@ class AcpDriver:
             if work.done() and (not end.done() or work.exception() is None):
                 return work.result()
             how = (await self._agent.exited()).words()
-            tail = await self._agent.stderr_tail()
-            raise HapiError(ErrorCode.AGENT_FAILED, f"The agent ended: {how}.", tail)
+            raise HapiError(ErrorCode.AGENT_FAILED, f"The agent ended: {how}.", await self._last_words())
         finally:
             for task in (work, end):
                 task.cancel()
             await asyncio.gather(work, end, return_exceptions=True)
+
+    async def _last_words(self, wait_s: float = 0.2) -> str:
+        """The end of the agent's stderr, and the first line on stdout that was no message: often that says it all."""
+        said = [await self._agent.stderr_tail(wait_s)]
+        if self.transport.first_garbage:
+            said.append(f"It printed, instead of a message: {self.transport.first_garbage}")
+        return "\n".join(said).strip() or "It said nothing. Run it by hand to see why."
 
     async def _handle(self, method: str, params: Any, is_notification: bool) -> Any:  # noqa: FBT001 - the SDK's call
         if method == CLIENT_METHODS["session_request_permission"] and isinstance(params, dict):

@@ -14,7 +14,11 @@ from typing import Any
 
 import msgspec
 
+from hapi.crashpoints import crash_point
+
+GARBAGE_SHOWN = 200
 _UPDATE = "session/update"
+_PROMPT = "session/prompt"
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +33,25 @@ class AgentTransport:
         on_update: Callable[[dict[str, Any]], None],
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.first_garbage = ""
         self._reader = reader
         self._writer = writer
         self._on_update = on_update
         self._writing = asyncio.Lock()
+        self.on_prompt_sent: Callable[[], None] | None = None
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Write one message; waits while the agent does not read. Raises OSError when it is gone."""
+        """Write one message; waits while the agent does not read. Raises OSError when it is gone.
+
+        `on_prompt_sent` is called once, when the next prompt is in the agent's pipe.
+        """
         async with self._writing:
             self._writer.write(msgspec.json.encode(message) + b"\n")
             await self._writer.drain()
+        if message.get("method") == _PROMPT and self.on_prompt_sent is not None:
+            crash_point("supervisor.in.prompted")
+            told, self.on_prompt_sent = self.on_prompt_sent, None
+            told()
 
     async def receive(self) -> dict[str, Any] | None:
         """The next request or response; None at the end of the stream."""
@@ -65,6 +78,7 @@ class AgentTransport:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             if line.strip():
                 self.counters["lines_not_json"] += 1
+                self.first_garbage = self.first_garbage or line.decode(errors="replace").strip()[:GARBAGE_SHOWN]
             return None
         if not isinstance(message, dict):
             self.counters["lines_not_object"] += 1

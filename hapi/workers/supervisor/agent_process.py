@@ -20,6 +20,7 @@ from typing import IO
 import msgspec
 
 from hapi import clock, procs
+from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.ids import ProcessId
 
@@ -44,6 +45,7 @@ class Rung(msgspec.Struct, frozen=True):
 EOF = Rung("eof", 1.5)
 TERMINATE = Rung("terminate", 3.0)
 KILL = Rung("kill", 3.0)
+LADDER_S = EOF.wait_s + TERMINATE.wait_s + KILL.wait_s
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -95,6 +97,7 @@ class AgentProcess:
         self.reader = asyncio.StreamReader(limit=LINE_LIMIT)
         self.writer: asyncio.StreamWriter
         self._stderr_closed = asyncio.Event()
+        self._reaping = True
 
     @classmethod
     async def start(cls, launch: Launch, log: Path, spare: Callable[[int], bool]) -> AgentProcess:
@@ -113,14 +116,14 @@ class AgentProcess:
         except OSError as error:
             code = ErrorCode.BAD_DIRECTORY if error.filename == launch.directory else ErrorCode.AGENT_UNAVAILABLE
             message = f"Cannot run {launch.argv[0]} in {launch.directory}: {error.strerror}."
-            raise HapiError(code, message) from None
+            raise HapiError(code, message, "Run it by hand there to see why.") from None
         agent = cls(process, log, spare)
         await agent._connect()
         return agent
 
     def reap(self) -> None:
         """Collect every child that has ended; call on SIGCHLD. Keeps no zombies."""
-        while True:
+        while self._reaping:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -130,6 +133,10 @@ class AgentProcess:
             if pid == self.pid:
                 self._exited(status)
         self._changed.set()
+
+    def stop_reaping(self) -> None:
+        """From now on children are somebody else's, who wants their exit status. For after the agent's end."""
+        self._reaping = False
 
     async def exited(self) -> Exit:
         """Wait for the agent's own process to end (its descendants may live on)."""
@@ -155,10 +162,20 @@ class AgentProcess:
         if not skip_eof and await self._tree_gone(EOF.wait_s):
             return EOF.name, []
         for rung, number in ((TERMINATE, signal.SIGTERM), (KILL, signal.SIGKILL)):
+            crash_point("supervisor.stop.rung")
             self._signal_tree(number)
             if await self._tree_gone(rung.wait_s, repeat=number):
                 return rung.name, []
-        return KILL.name, [process.pid for process in self._tree()]
+        return KILL.name, self.pids()
+
+    def pids(self) -> list[int]:
+        """Every living process of the agent's tree."""
+        return [process.pid for process in self._tree()]
+
+    async def tree_ended(self) -> None:
+        """Wait until nothing is left of what survived a stop, however long the kernel holds on to it."""
+        while not await self._tree_gone(KILL.wait_s, repeat=signal.SIGKILL):
+            logger.debug("still there: %s", self._tree())
 
     def _exited(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
@@ -201,6 +218,7 @@ class AgentProcess:
         process, loop = self._process, self._loop
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self.reader), _pipe(process.stdout))
         transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, _pipe(process.stdin))
+        transport.set_write_buffer_limits(0)  # `drain` returns when all is in the pipe
         self.writer = asyncio.StreamWriter(transport, protocol, None, loop)
         await loop.connect_read_pipe(lambda: _StderrSink(self._take_stderr, self._stderr_closed), _pipe(process.stderr))
 

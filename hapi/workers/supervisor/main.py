@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 import hapi
-from hapi import config, log, procs, wire
+from hapi import config, log, procs, remains, wire
 from hapi.clock import now_ms
+from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import FileLock
 from hapi.journal import Journal
@@ -25,11 +26,12 @@ from hapi.workers.link import Link
 from hapi.workers.supervisor import title
 from hapi.workers.supervisor.agent_process import become_subreaper
 from hapi.workers.supervisor.session import Session
-from hapi.workers.supervisor.start import Starter, first_info
+from hapi.workers.supervisor.start import Starter, continued, first_info
 
 WELCOME_DEADLINE_S = 10.0
 FAREWELL_S = 3.0
 DETAIL_LIMIT = 4_000
+CLAIM_PATIENCE_S = 5.0  # the record of a dead supervisor may be in the middle of being closed
 FAREWELL_OFFLINE_S = 0.2  # the connector has been handed the last words, and tells the hub when it can
 _REASONS = {"user": EndReason.STOPPED_BY_USER, "hub": EndReason.STOPPED_FROM_HUB}
 
@@ -49,7 +51,10 @@ class Supervisor:
         self._session: Session | None = None
         self._journal: Journal | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._starter: Starter | None = None
         self._stopped_early: EndReason | None = None
+        self._rebooted = False
+        self._stopping_start: asyncio.Task[wire.SessionStopped] | None = None
         self._hub = False
         self._hub_online = False
         self._done = asyncio.Event()
@@ -77,18 +82,30 @@ class Supervisor:
             self._lock.release()
 
     def _hello(self) -> wire.Hello:
+        crash_point("supervisor.spawn.hello" if self._info is None else "supervisor.adopt.hello")
         return wire.Hello(
             name=wire.session_peer(self._session_id),
             process=self._process,
             version=hapi.__version__,
             generation=self._info.generation if self._info is not None else 0,
             info=self._info,
+            protocol=wire.PROTOCOL_LEVEL,
         )
 
     def _terminated(self) -> None:
-        """SIGTERM: nobody said that the session is not wanted, but its agent must not outlive us."""
+        """SIGTERM: the machine shuts down, most likely. The agent must not outlive us; the record stays open."""
         logger.warning("SIGTERM")
-        self._spawn_task(self._stop(wire.Header(self._link.name, self._link.name), EndReason.SUPERVISOR_LOST))
+        self._spawn_task(self._release())
+
+    async def _release(self) -> None:
+        if self._stopping_start is not None:  # somebody did stop it, a moment before
+            await asyncio.shield(self._stopping_start)
+        elif self._session is not None:
+            await self._session.release()
+        elif self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        self._done.set()
 
     def _give_up(self) -> None:
         if self._info is None:
@@ -116,7 +133,8 @@ class Supervisor:
                 self._welcome(body)
             case wire.Refused():
                 logger.warning("turned away: %s", body.reason)
-                self._spawn_task(self._stop(header, EndReason.SPAWN_FAILED))
+                why = f"The runner gave the session up: {body.reason}."
+                self._spawn_task(self._stop(header, EndReason.SPAWN_FAILED, why))
             case wire.PeerUp() | wire.PeerDown() if body.name == wire.HUB:
                 self._hub_is(up=isinstance(body, wire.PeerUp))
             case wire.HubOnline():
@@ -134,7 +152,7 @@ class Supervisor:
             case wire.UserMessage():
                 session.receive(body)
             case wire.SendText():
-                session.say(body.text)
+                session.say(body)
             case wire.RetryMessage():
                 session.retry(body.message)
             case wire.CancelMessage():
@@ -166,17 +184,18 @@ class Supervisor:
     def _welcome(self, welcome: wire.Welcome) -> None:
         self._hub_is(up=welcome.hub)
         self._hub_online = welcome.hub_online
+        crash_point("supervisor.spawn.welcomed" if self._info is None else "supervisor.adopt.welcomed")
         if welcome.order is not None and self._info is None:
             order = welcome.order
             self._info = first_info(order, self._settings.namespace, 1, started_at=now_ms(), version=hapi.__version__)
             self._info.supervisor = self._process
             umask = welcome.umask if order.umask is None else order.umask
-            starter = Starter(self._settings, self._directory, welcome.workspace_roots, umask)
+            starter = self._starter = Starter(self._settings, self._directory, welcome.workspace_roots, umask)
             self._starting = self._spawn_task(self._start(order, self._info, starter))
 
     async def _start(self, order: wire.Spawn, info: wire.SessionInfo, starter: Starter) -> None:
         try:
-            self._claim(order, info)
+            order, journal = self._claim(order, info)
             started = await starter.run(order, info)
         except HapiError as error:
             if self._stopped_early is None:
@@ -186,42 +205,64 @@ class Supervisor:
             logger.exception("the spawn failed")
             self._failed(info, HapiError(ErrorCode.INTERNAL, f"Internal error: {error!r}", str(self._directory.log)))
             return
-        self._session = Session(started, self._link, self._directory, self._open_journal())
+        if journal.trouble:
+            started.notes.append(f"{journal.trouble} Messages and answers of that time may be missing.")
+        self._session = Session(started, self._link, self._directory, journal)
         self._session.hub_is(up=self._hub)
+        crash_point("supervisor.spawn.ready")
         self._session.go()
+        crash_point("supervisor.spawn.idle")
         self._spawn_task(self._finish_with(self._session))
 
-    def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> None:
-        """Become the one writer of the session's directory. Raises HapiError when another supervisor is."""
+    def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> tuple[wire.Spawn, Journal]:
+        """Become the one writer of the session's directory; the order, with what the record adds to it, and the journal.
+
+        Raises HapiError when another supervisor holds the directory, or the disk refuses.
+        """
         try:
             self._directory.create()
-            if not self._lock.acquire(f"{self._process.pid}\n"):
+            if not self._lock.acquire(f"{self._process.pid}\n", CLAIM_PATIENCE_S):
                 raise HapiError(ErrorCode.ALREADY_RUNNING, "Another supervisor holds the session's directory.")
             log.set_up(self._directory.log)
-            info.generation = self._last_generation() + 1
+            info.generation = self._directory.last_generation() + 1
+            previous = self._last_record()
+            if previous is not None and order.existing:
+                self._rebooted = previous.phase is not Phase.ENDED
+                order = continued(order, info, previous, self._first_order() if self._rebooted else None)
             self._directory.write_spec(order)
+            crash_point("supervisor.spawn.specified")
+            journal = self._journal = Journal(self._directory.journal, info.generation)
             self._directory.write_state(info)
+            self._directory.promise(info.generation)
+            crash_point("supervisor.spawn.claimed")
         except OSError as error:
-            message = f"Cannot write {self._directory.path}: {error.strerror}"
-            raise HapiError(ErrorCode.DISK, message, "Is the disk full?") from None
+            message = f"Cannot write {error.filename or self._directory.path}: {error.strerror}"
+            raise HapiError(ErrorCode.DISK, message, "Is the disk full, or is that not yours?") from None
         title.show(info)
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(info)))
+        return order, journal
 
-    def _last_generation(self) -> int:
+    def _first_order(self) -> wire.Spawn | None:
         try:
-            return self._directory.read_state().generation
-        except HapiError:
-            return 0  # a new session, or a record that the broker has put aside
+            return self._directory.read_spec()
+        except HapiError as error:
+            logger.warning("the session is continued without its first order: %s", error.message)
+            return None
 
-    def _open_journal(self) -> Journal:
-        self._journal = Journal(self._directory.journal)
-        return self._journal
+    def _last_record(self) -> wire.SessionInfo | None:
+        try:
+            return self._directory.read_state()
+        except HapiError:
+            return None  # a new session, or a record that the broker has put aside
 
     def _failed(self, info: wire.SessionInfo, error: HapiError) -> None:
-        """The session never became ready: say why, to whoever asked and on the record."""
+        """The session never became ready: say why, to whoever asked and on the record; once."""
+        if info.phase is Phase.ENDED:
+            return
         logger.warning("spawn failed: %s %s", error.message, error.hint)
         info.phase, info.ended_at = Phase.ENDED, now_ms()
-        info.reason = self._stopped_early or EndReason.SPAWN_FAILED
+        failed_as = EndReason.MACHINE_REBOOTED if self._rebooted else EndReason.SPAWN_FAILED
+        info.reason = self._stopped_early or failed_as
         info.detail = f"{error.message}\n{error.hint}".strip()[:DETAIL_LIMIT]
         if error.code is not ErrorCode.ALREADY_RUNNING:
             try:
@@ -235,26 +276,43 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------------------- ending
 
-    async def _stop(self, header: wire.Header, reason: EndReason) -> None:
-        if self._session is None:
-            result = await self._stop_start(reason)
+    async def _stop(self, header: wire.Header, reason: EndReason, why: str = "") -> None:
+        if self._session is not None:
+            result = await self._session.stop(reason, why)
+            crash_point("supervisor.stop.ended")
+            if why and self._starter is not None:
+                await self._starter.undo()  # for whoever asked for it, it never was
         else:
-            result = await self._session.stop(reason)
+            if self._stopping_start is None:
+                self._stopping_start = self._spawn_task(self._stop_start(reason, why))
+            result = await asyncio.shield(self._stopping_start)
         self._link.reply(header, result)
         if self._session is None:
             self._done.set()
 
-    async def _stop_start(self, reason: EndReason) -> wire.SessionStopped:
-        """A stop that arrives during the start wins over it."""
+    async def _stop_start(self, reason: EndReason, why: str) -> wire.SessionStopped:
+        """A stop that arrives during the start wins over it. Done once; whoever asks again gets the same answer."""
         self._stopped_early = reason
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
-        result = wire.SessionStopped("stopped", self._session_id, "during_start")
+        if self._session is not None:  # it was ready an instant before
+            return await self._session.stop(reason, why)
+        survivors = self._starter.survivors if self._starter is not None else []
+        result = wire.SessionStopped(
+            "still_alive" if survivors else "stopped", self._session_id, "during_start", survivors
+        )
         self._link.send(wire.BROKER, result)
         if self._info is not None:
-            self._failed(self._info, _stopped_early())
+            self._failed(self._info, self._cancelled(why))
         return result
+
+    def _cancelled(self, why: str) -> HapiError:
+        """Why a start was cancelled: `why` in the broker's words, or because somebody stopped it."""
+        kept = "\n".join(self._starter.kept) if self._starter is not None else ""
+        if why:
+            return HapiError(ErrorCode.AGENT_TIMEOUT, why, kept)
+        return HapiError(ErrorCode.STOPPED_DURING_START, "The session was stopped while it was starting.", kept)
 
     async def _finish_with(self, session: Session) -> None:
         await session.ended.wait()
@@ -277,14 +335,11 @@ class Supervisor:
             logger.error("task failed", exc_info=task.exception())
 
 
-def _stopped_early() -> HapiError:
-    return HapiError(ErrorCode.STOPPED_DURING_START, "The session was stopped while it was starting.")
-
-
 def main(namespace: str, session_id: str) -> None:
     """Entry point of a supervisor's process, called in a fork of the nursery."""
     title.show_starting(namespace, session_id)
     become_subreaper()
+    remains.put_stamp(session_id)
     asyncio.run(_serve(namespace, session_id))
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from hapi import wire
 from hapi.clock import now_ms
+from hapi.crashpoints import crash_point
 from hapi.journal import Journal
 from hapi.workers.link import Link
 
@@ -59,8 +60,14 @@ class Publisher:
         if self._journal.size > JOURNAL_LIMIT_BYTES:
             raise OSError(errno.EFBIG, "the hub has been away for too long: the journal is full")
         self._journal.emit(event, now_ms())
-        self._all_delivered.clear()
-        self._loop.call_soon(self._pump)
+        crash_point("supervisor.out.journalled")
+        self.push()
+
+    def push(self) -> None:
+        """The journal has events that may be new to the hub: send them soon."""
+        if self._journal.state.unconfirmed:
+            self._all_delivered.clear()
+            self._loop.call_soon(self._pump)
 
     def live(self, block: str, text: str) -> None:
         """Thinking as it grows; lost without harm."""
@@ -70,6 +77,7 @@ class Publisher:
     def delivered(self, seq: int) -> None:
         """The hub confirmed events."""
         self._journal.delivered(seq)
+        crash_point("supervisor.out.delivered")
         if not self._journal.state.unconfirmed:
             self._all_delivered.set()
         self._pump()
@@ -112,6 +120,7 @@ class Publisher:
         batch = next(self._batches(self._sent))
         if self._link.send(wire.HUB, wire.Events(batch)):
             self._sent = batch[-1].seq
+            crash_point("supervisor.out.sent")
         self._arm_resend()
 
     def _batches(self, after: int) -> Iterator[list[wire.NumberedEvent]]:

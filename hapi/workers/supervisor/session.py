@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from signal import SIGKILL
+from typing import Any, Literal
 
 import msgspec
 
 from hapi import wire
 from hapi.clock import monotonic, now_ms
+from hapi.closing import cut_turn, quote
+from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
 from hapi.ids import new_session_id
 from hapi.journal import Journal
@@ -21,8 +24,9 @@ from hapi.store import SessionDirectory
 from hapi.workers.link import Link
 from hapi.workers.supervisor import title
 from hapi.workers.supervisor.acp_events import Turn, usage
-from hapi.workers.supervisor.agent_process import AgentProcess
+from hapi.workers.supervisor.agent_process import KILL, LADDER_S, AgentProcess, Exit
 from hapi.workers.supervisor.asking import Asking
+from hapi.workers.supervisor.memory import MemoryWatch
 from hapi.workers.supervisor.publisher import Publisher
 from hapi.workers.supervisor.start import Started
 
@@ -52,13 +56,14 @@ class Session:
         self._link = link
         self._directory = directory
         self._journal = journal
-        self._effort = started.order.effort
         self._publisher = Publisher(link, journal, self.snapshot)
         self._queued = asyncio.Event()
         self._turn_over = asyncio.Event()
         self._stopping: asyncio.Task[wire.SessionStopped] | None = None
+        self._released = False
         self._live_at = 0.0
         self._disk_wait_s = DISK_WAIT_S
+        self._memory = MemoryWatch()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # ------------------------------------------------------------------------------------------------- its life
@@ -66,6 +71,7 @@ class Session:
     def go(self) -> None:
         """The agent is ready: announce it and begin to serve."""
         self._started.route(self.on_update, self._ask)
+        self._count_unknown("The session was continued; the turn that ran before was cut.")
         if self._journal.state.queue:
             self._queued.set()
         for note in self._started.notes:
@@ -82,58 +88,131 @@ class Session:
         """The hub confirmed events up to `seq`."""
         self._publisher.delivered(seq)
 
-    async def stop(self, reason: EndReason) -> wire.SessionStopped:
+    async def stop(self, reason: EndReason, why: str = "") -> wire.SessionStopped:
         """End the agent and all it started, then the session. Asked again, it joins the stop under way.
 
-        Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9 s in all.
+        Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9.5 s in all. `why` becomes the record's detail.
         """
         if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(reason), name="stop")
+            if self._agent.exit is not None and self.info.reason is None:
+                work = self._watched_end()
+            else:
+                self.info.reason = self.info.reason or reason  # recorded with the first move, before the first signal
+                work = self._stop(self.info.reason, why)
+            self._stopping = asyncio.get_running_loop().create_task(work, name="stop")
         return await asyncio.shield(self._stopping)
 
-    async def _stop(self, reason: EndReason) -> wire.SessionStopped:
+    async def _watched_end(self) -> wire.SessionStopped:
+        """The agent ended by itself and `_watch_agent` is at it: no stop did this, and none is recorded."""
+        try:
+            await asyncio.wait_for(self.ended.wait(), LADDER_S)
+        except TimeoutError:
+            self._stopping = None
+            result = wire.SessionStopped("still_alive", self.info.session_id, KILL.name, self._agent.pids())
+            self._link.send(wire.BROKER, result)
+            return result
+        return wire.SessionStopped("already_gone", self.info.session_id)
+
+    async def _stop(self, reason: str, why: str) -> wire.SessionStopped:
         busy = self.lifecycle.phase in BUSY
         if self.lifecycle.phase is Phase.ENDED:
             return wire.SessionStopped("already_gone", self.info.session_id)
         self._move(Phase.STOPPING)
+        crash_point("supervisor.stop.begun")
         self.asking.cancel_all("Session stopped")
         if busy:
             await self._cancel()
             await self._wait_turn_over()
+        crash_point("supervisor.stop.cancelled")
         rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
         if survivors:
             logger.error("still alive after SIGKILL: %s", survivors)
             self._stopping = None
-            return self._tell_stopped(wire.SessionStopped("still_alive", self.info.session_id, rung, survivors))
-        result = self._tell_stopped(wire.SessionStopped("stopped", self.info.session_id, rung))
-        self._end(reason)
+            self._start(self._end_late(reason, why), "survivors")
+            result = wire.SessionStopped("still_alive", self.info.session_id, rung, survivors)
+            self._link.send(wire.BROKER, result)
+            return result
+        crash_point("supervisor.stop.gone")
+        result = wire.SessionStopped("stopped", self.info.session_id, rung)
+        self._count_unknown("The session was stopped; the turn that ran was cut.")
+        self._give_back_queue()
+        self._end(reason, why, stopped=result)
         return result
 
-    def _tell_stopped(self, result: wire.SessionStopped) -> wire.SessionStopped:
-        """The broker hears how a stop went before it hears that the session has ended."""
-        self._link.send(wire.BROKER, result)
-        return result
+    async def _end_late(self, reason: str, why: str) -> None:
+        """What survived SIGKILL may be let go by the kernel yet: then the session is over after all."""
+        await self._agent.tree_ended()
+        if self._stopping is None:
+            self._end(reason, why)
+
+    async def release(self) -> None:
+        """End the agent and all it started, and leave the record open: the machine shuts down, nobody stopped us.
+
+        The next boot starts the session again; in this boot the reaper closes it. Bounded as `stop` is.
+        """
+        if self._stopping is None:
+            self._released = True
+            self._stopping = asyncio.get_running_loop().create_task(self._release(), name="release")
+        await asyncio.shield(self._stopping)
+
+    async def _release(self) -> wire.SessionStopped:
+        if self.lifecycle.phase in BUSY:
+            await self._cancel()
+            await self._wait_turn_over()
+        rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
+        status: Literal["stopped", "still_alive"] = "still_alive" if survivors else "stopped"
+        return wire.SessionStopped(status, self.info.session_id, rung, survivors)
+
+    def _give_back_queue(self) -> None:
+        """A person ended the session: what still waits for the agent will not run, and is said."""
+        waiting = list(self._journal.state.queue.values())
+        for message in waiting:
+            try:
+                self._journal.removed(message.id)
+            except OSError as error:
+                logger.error("cannot journal: %s", error)  # noqa: TRY400
+                return
+            self._emit(wire.Note(f"This message was not given to the agent: {quote(message.text)}", is_error=True))
+
+    def _count_unknown(self, why: str) -> None:
+        """The turn that is open on record will not go on: say so, and whether the agent has its message is unknown."""
+        try:
+            self.info.unknown_messages += cut_turn(self._journal, why)
+        except OSError as error:
+            logger.error("cannot journal: %s", error)  # noqa: TRY400
+        self._publisher.push()
 
     async def _watch_agent(self) -> None:
         """When the agent ends by itself, end what it left behind, and the session with a true reason."""
         exit_ = await self._agent.exited()
-        if self._stopping is not None:
-            return
+        if self.info.reason is not None or self._released:
+            return  # we stopped it
         tail = await self._agent.stderr_tail()
-        await self._agent.stop(skip_eof=True)
-        crashed = exit_.signal is not None
-        reason = EndReason.AGENT_CRASHED if crashed else EndReason.AGENT_EXITED
+        _, survivors = await self._agent.stop(skip_eof=True)
+        if survivors:
+            logger.error("the agent left processes that survive SIGKILL: %s", survivors)
+            await self._agent.tree_ended()
+        reason = end_reason(exit_, busy=self._journal.state.turn_open, out_of_memory=self._memory.ran_out())
         self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
         self.asking.cancel_all("The agent ended")
         for event in self._turn.finish("cancelled"):
             self._emit(event)
-        self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=crashed or bool(exit_.code)))
+        self._count_unknown("The agent ended in the middle of its turn.")
+        self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=reason is not EndReason.COMPLETED))
         self._end(reason, f"{exit_.words()}\n{tail}".strip())
 
-    def _end(self, reason: EndReason, detail: str | None = None) -> None:
+    def _end(self, reason: str, detail: str = "", stopped: wire.SessionStopped | None = None) -> None:
+        """The last move, once: to disk, then `stopped` to whoever asked for it, then to everybody."""
+        if not self.lifecycle.move(Phase.ENDED):
+            return
         self.info.reason, self.info.ended_at = reason, now_ms()
-        self.info.detail = detail[-_DETAIL_LIMIT:] if detail else None
-        self._move(Phase.ENDED)
+        self.info.detail = detail[-_DETAIL_LIMIT:] or None
+        self._record()
+        crash_point("supervisor.stop.recorded")
+        if stopped is not None:
+            self._link.send(wire.BROKER, stopped)
+            crash_point("supervisor.stop.told")
+        self._tell()
         self.ended.set()
 
     async def farewell(self, timeout_s: float) -> None:
@@ -150,26 +229,37 @@ class Session:
     def receive(self, message: wire.UserMessage) -> None:
         """Put a person's message on disk and in the queue; one we know already changes nothing. Raises OSError."""
         if self._journal.received(message):
+            crash_point("supervisor.in.journalled")
             self._queued.set()
-        elif message.local_id and self._journal.state.fates.get(message.id) == "taken":
+        elif message.local_id and self._with_agent(message.id):
             self._emit(wire.Consumed([message.local_id]))  # the hub asks again: it missed the first answer
+
+    def _with_agent(self, message_id: str) -> bool:
+        """Whether that message is known to have reached the agent."""
+        in_flight = self._journal.state.in_flight
+        taken = self._journal.state.fates.get(message_id) == "taken"
+        return taken and (in_flight is None or in_flight.id != message_id)
 
     def retry(self, message: wire.UserMessage) -> None:
         """Queue a message again that the user chose to retry. Raises OSError."""
         self._journal.requeue(message)
         self._queued.set()
 
-    def say(self, text: str) -> None:
-        """A person on this machine says something: the hub is shown it, the agent gets it. Raises OSError."""
-        self.receive(wire.UserMessage(id=new_session_id(), text=text, created_at=now_ms()))
-        self._emit(wire.UserText(text))
+    def say(self, said: wire.SendText) -> None:
+        """A person on this machine says something: the hub is shown it, the agent gets it; once. Raises OSError."""
+        message = wire.UserMessage(id=said.id or new_session_id(), text=said.text, created_at=now_ms())
+        if self._journal.received(message):
+            self._emit(wire.UserText(said.text))
+            self._queued.set()
 
     def take_back(self, message: wire.CancelMessage) -> wire.MessageFate:
         """Whether a queued message can still be taken back; does so if it can. Raises OSError."""
         if self._journal.removed(message.id):
             return wire.MessageFate("removed")
-        if self._journal.state.fates.get(message.id) == "taken":
+        if self._with_agent(message.id):
             return wire.MessageFate("consumed")
+        if self._journal.state.fates.get(message.id) == "taken":
+            return wire.MessageFate("in_flight")
         self._journal.refuse(message.id)  # it may still be on its way to us
         return wire.MessageFate("removed")
 
@@ -199,7 +289,7 @@ class Session:
         while True:
             await self._queued.wait()
             self._queued.clear()
-            while self._journal.state.queue and self._stopping is None:
+            while self._journal.state.queue and self._stopping is None and self._agent.exit is None:
                 message = next(iter(self._journal.state.queue.values()))
                 if await self._take(message):
                     await self._run_turn(message)
@@ -217,31 +307,37 @@ class Session:
             except TimeoutError:
                 self._disk_wait_s = min(self._disk_wait_s * 2, DISK_WAIT_LONGEST_S)
             return False
+        crash_point("supervisor.in.taken")
         self._disk_wait_s = DISK_WAIT_S
         return True
 
     async def _run_turn(self, message: wire.UserMessage) -> None:
         self.info.detail = None
-        if message.local_id:
-            self._emit(wire.Consumed([message.local_id]))
         self._turn_over.clear()
         self._move(Phase.WORKING)
         stop_reason = "error"
         try:
-            answer = await self._driver.prompt(_blocks(message))
+            answer = await self._driver.prompt(_blocks(message), lambda: self._consumed(message))
             stop_reason = str(answer.get("stopReason") or "end_turn")
             self._finish_turn(stop_reason)
             for event in usage(answer, self.info.model):
                 self._emit(event)
         except HapiError as error:
             self._finish_turn(stop_reason)
-            if self._agent.exit is None and self._stopping is None:
+            if self._agent.exit is not None:
+                return  # the session ends with this turn: `_watch_agent` says how
+            if self._stopping is None:
                 self._emit(wire.Note(error.message, is_error=True))
         if self.lifecycle.phase not in BUSY:
             return  # stopped meanwhile
         more = bool(self._journal.state.queue)
         self._emit(wire.TurnEnded(stop_reason, more))
         self._move(Phase.IDLE)
+
+    def _consumed(self, message: wire.UserMessage) -> None:
+        """The agent's pipe has the message; on record even when the hub has no name for it."""
+        self._emit(wire.Consumed([message.local_id] if message.local_id else []))
+        crash_point("supervisor.in.consumed")
 
     def _finish_turn(self, stop_reason: str) -> None:
         for event in self._turn.finish(stop_reason):
@@ -293,7 +389,7 @@ class Session:
                 and value
                 and await self._driver.set_effort(value, self._started.options[1])
             ):
-                self._effort = applied[key] = value
+                self.info.effort = applied[key] = value
         self._announce()
         return wire.Configured(applied)
 
@@ -312,14 +408,16 @@ class Session:
         started = self._started
         return wire.Snapshot(
             info=self.info,
-            effort=self._effort,
+            effort=self.info.effort,
             requests=self.asking.open,
             outcomes=self.asking.outcomes,
-            worktree=started.worktree,
+            worktree=self.info.worktree,
             commands=self._turn.commands or [],
             models=started.opened.models,
             modes=started.opened.modes,
             config=started.order.config,
+            last_seq=next(reversed(self._journal.state.unconfirmed), 0),
+            protocol=wire.PROTOCOL_LEVEL,
         )
 
     def _asking_changed(self) -> None:
@@ -335,11 +433,17 @@ class Session:
 
     def _announce(self) -> None:
         """Tell disk, `ps`, broker and hub what is so now."""
+        self._record()
+        self._tell()
+
+    def _record(self) -> None:
         self.info.phase = self.lifecycle.phase
         try:
-            self._directory.write_state(self.info, durable=self.info.phase not in BUSY)
+            self._directory.write_state(self.info)
         except OSError as error:
             logger.error("cannot write state.json: %s", error)  # noqa: TRY400 - the words say it all
+
+    def _tell(self) -> None:
         title.show(self.info)
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self.info)))
         self._publisher.changed()
@@ -348,7 +452,7 @@ class Session:
         try:
             self._publisher.emit(event)
         except OSError as error:
-            self._link.counters["events_lost"] += 1
+            self.info.events_lost += 1
             logger.error("cannot journal an event: %s", error)  # noqa: TRY400
 
     def _start(self, work: Any, name: str) -> None:
@@ -365,6 +469,13 @@ class Session:
             self._emit(wire.Note(words, is_error=True))
             if task.get_name() == TURNS and self._stopping is None:  # it would be deaf: better a true end
                 self._start(self.stop(EndReason.SUPERVISOR_LOST), "stop")
+
+
+def end_reason(exit_: Exit, *, busy: bool, out_of_memory: bool) -> EndReason:
+    """Why a session ended whose agent ended by itself. Only one that had nothing left to do has completed."""
+    if exit_.signal is not None:
+        return EndReason.MEMORY_LIMIT if out_of_memory and exit_.signal == SIGKILL else EndReason.AGENT_CRASHED
+    return EndReason.AGENT_EXITED if busy or exit_.code else EndReason.COMPLETED
 
 
 def _blocks(message: wire.UserMessage) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -10,11 +11,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hapi import wire, workspace
+import msgspec
+
+from hapi import procs, wire, workspace
 from hapi.agents import table
 from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
 from hapi.config import Config
+from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
 from hapi.kin import is_ours
 from hapi.lifecycle import Phase
@@ -39,7 +43,7 @@ class Started:
         self.order = order
         self.info = info
         self.turn = Turn(info.generation)
-        self.worktree: wire.WorktreeInfo | None = None
+        self.made_worktree = False
         self.notes: list[str] = []
         self.native_modes: dict[str, str] = {}
         self.ignores_eof = False
@@ -77,21 +81,67 @@ class Starter:
         self._directory = directory
         self._roots = workspace_roots
         self._started: Started | None = None
+        self.kept: list[str] = []
+        self.survivors: list[int] = []
 
     async def run(self, order: wire.Spawn, info: wire.SessionInfo) -> Started:
-        """At most the configured ready time-out. Raises HapiError with the reason, its hint the agent's last words."""
+        """At most the configured ready time-out. Raises HapiError with the reason, its hint the agent's last words.
+
+        Whether it fails or is cancelled, however often, it ends when all is undone; `survivors` are then the pids that
+        outlived even SIGKILL, and `kept` says in words what is left.
+        """
         deadline = monotonic() + self._config.ready_timeout_ms / 1000
         started = self._started = Started(order, info)
         try:
             agent = table.find(order.agent, self._config)
             argv = self._argv(agent, order)
-            await asyncio.to_thread(self._prepare, started)
+            await self._prepared(started)
+            crash_point("supervisor.spawn.prepared")
             await self._launch(started, agent, argv)
+            crash_point("supervisor.spawn.launched")
             await self._open(started, agent, deadline)
-        except BaseException:
-            await asyncio.shield(self._undo(started))
+            crash_point("supervisor.spawn.opened")
+        except BaseException as error:
+            undoing = asyncio.ensure_future(self.undo())
+            while not undoing.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({undoing})
+            if isinstance(error, HapiError):
+                error.hint = "\n".join([error.hint, *self.kept]).strip()
             raise
         return started
+
+    async def undo(self) -> None:
+        """End the agent and all it started, and remove the worktree if nothing was done in it."""
+        started = self._started
+        agent = getattr(started, "agent", None)
+        if agent is not None:
+            _, self.survivors = await agent.stop(skip_eof=True)
+            agent.stop_reaping()
+            if self.survivors:
+                self._left(f"These processes survive SIGKILL: {', '.join(map(str, self.survivors))}.")
+        worktree = started.info.worktree if started is not None and started.made_worktree else None
+        if started is None or worktree is None:
+            return
+        if await asyncio.to_thread(workspace.remove_unused_worktree, worktree):
+            started.info.worktree = None
+        else:
+            self._left(f"Kept the worktree {worktree.worktree_path}: there is work in it.")
+
+    def _left(self, words: str) -> None:
+        logger.warning("%s", words)
+        self.kept.append(words)
+
+    async def _prepared(self, started: Started) -> None:
+        """Prepare the directory. A thread cannot be cancelled: what it makes must be known before it is undone."""
+        work = asyncio.ensure_future(asyncio.to_thread(self._prepare, started))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            for process in procs.descendants(os.getpid()):  # git and its hooks: the thread then ends soon
+                procs.send_signal(process, signal.SIGTERM)
+            await asyncio.gather(work, return_exceptions=True)
+            raise
 
     def _argv(self, agent: Agent, order: wire.Spawn) -> list[str]:
         flags = table.launch_arguments(
@@ -122,14 +172,26 @@ class Starter:
         path = workspace.prepare_directory(order.directory, self._roots, create=create)
         if order.worktree is not None:
             environment = agent_environment(self._base(order), order.session_id, {}, None)
-            started.worktree = workspace.create_worktree(path, order.worktree, environment)
-            path = workspace.confine(started.worktree.worktree_path, self._roots)
+            try:
+                worktree = workspace.create_worktree(path, order.worktree, environment, self._announce_worktree)
+            except HapiError:
+                started.info.worktree = None
+                raise
+            started.made_worktree = True
+            path = workspace.confine(worktree.worktree_path, self._roots)
         started.info.directory = str(path)
+
+    def _announce_worktree(self, worktree: wire.WorktreeInfo) -> None:
+        """Put the worktree on record before it is made: whoever closes the record after a crash removes it."""
+        if self._started is None:  # pragma: no cover - it is what we start
+            return
+        self._started.info.worktree = worktree
+        self._directory.write_state(self._started.info)
 
     async def _launch(self, started: Started, agent: Agent, argv: list[str]) -> None:
         base = self._base(started.order)
         extra = table.environment(agent, base.get("PATH"), base)
-        environment = agent_environment(base, started.info.session_id, extra, started.worktree)
+        environment = agent_environment(base, started.info.session_id, extra, started.info.worktree)
         launch = Launch(argv, started.info.directory, environment, self._umask)
         home = self._config.home
         process = await AgentProcess.start(launch, self._directory.agent_log, lambda pid: is_ours(pid, home))
@@ -162,7 +224,7 @@ class Starter:
         model = order.model or agent.default_model
         effort = order.effort or agent.default_effort
         info.model = model or started.opened.model
-        info.permission_mode = mode
+        info.permission_mode, info.effort = mode, order.effort
         try:
             native = agent.acp_modes.get(mode or "")
             if native is not None:
@@ -176,17 +238,6 @@ class Starter:
                 raise
             started.notes.append(error.message)
 
-    async def _undo(self, started: Started) -> None:
-        agent = getattr(started, "agent", None)
-        if agent is not None:
-            _, survivors = await agent.stop(skip_eof=True)
-            if survivors:
-                logger.error("a failed spawn left processes that SIGKILL does not end: %s", survivors)
-        if started.worktree is not None and not await asyncio.to_thread(
-            workspace.remove_unused_worktree, started.worktree
-        ):
-            logger.warning("kept the worktree %s: it has changes", started.worktree.worktree_path)
-
 
 def first_info(order: wire.Spawn, namespace: str, generation: int, **more: Any) -> wire.SessionInfo:
     """The record of a session that begins to start."""
@@ -199,4 +250,27 @@ def first_info(order: wire.Spawn, namespace: str, generation: int, **more: Any) 
         started_by=order.started_by,
         generation=generation,
         **more,
+    )
+
+
+def continued(
+    order: wire.Spawn, info: wire.SessionInfo, previous: wire.SessionInfo, first: wire.Spawn | None
+) -> wire.Spawn:
+    """The order to continue the session of the record `previous`: what the order leaves open is as it was.
+
+    `info`, the record of the new generation, gets what belongs to the session and not to one life of its agent.
+    `first` is the order that the session began with, for one that did not end but was interrupted.
+    """
+    info.title, info.worktree, info.native_id = previous.title, previous.worktree, previous.native_id
+    info.unknown_messages, info.events_lost = previous.unknown_messages, previous.events_lost
+    if previous.phase is not Phase.ENDED:
+        info.started_at = previous.started_at
+    if first is not None:
+        order = msgspec.structs.replace(order, args=first.args, config=first.config, yolo=first.yolo, umask=first.umask)
+    return msgspec.structs.replace(
+        order,
+        resume=order.resume or previous.native_id,
+        model=order.model or previous.model,
+        effort=order.effort or previous.effort,
+        permission_mode=order.permission_mode or previous.permission_mode,
     )

@@ -1,0 +1,47 @@
+"""One request of a command to a runner that is there and not outdated: started or replaced first where needed."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from hapi import __version__, launch, wire
+from hapi.cli import output
+from hapi.config import Config
+from hapi.control import Control
+from hapi.errors import ErrorCode, HapiError
+
+_REPEATABLE = (wire.Spawn, wire.StopSession, wire.ListSessions, wire.SendText)  # twice is as good as once
+_Reply = TypeVar("_Reply", bound=wire.ControlReply)
+
+
+def carry_out(
+    config: Config,
+    body: wire.ControlRequest,
+    kind: type[_Reply],
+    progress: output.Progress,
+    timeout_s: float | None = None,
+) -> _Reply:
+    """The runner's reply, of that kind. A runner that is replaced meanwhile is asked again, once, where that is safe.
+
+    The runner's report tells whether it can be asked straight away; a report that is wrong costs nothing but the
+    chance to replace it. Raises HapiError as `launch.ensure_running` and `Control.ask` do.
+    """
+    if not launch.is_current(config):
+        have_runner(config, progress)
+    control = Control(config, progress)
+    try:
+        return control.ask(body, kind, timeout_s)
+    except HapiError as error:
+        leaving = error.code in {ErrorCode.SHUTTING_DOWN, ErrorCode.NOT_RUNNING}
+        if not (leaving and isinstance(body, _REPEATABLE)):
+            raise
+    have_runner(config, progress)
+    return control.ask(body, kind, timeout_s)
+
+
+def have_runner(config: Config, progress: output.Progress) -> launch.Started:
+    """A runner that answers; says on stderr when one of another version was replaced for it."""
+    started = launch.ensure_running(config, progress)
+    if started.replaced:
+        output.note(f"Replaced the runner of version {started.replaced} by {__version__}; its sessions live on.")
+    return started
