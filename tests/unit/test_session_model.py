@@ -479,7 +479,7 @@ class Life(RuleBasedStateMachine):
             assert set(self.story[self.story.index(Phase.STOPPING) :]) <= {Phase.STOPPING, Phase.ENDED}
 
 
-QUICK = settings(max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.timeout(300)  # for shrinking a failure
