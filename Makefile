@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 HUB_VERSION := 0.30.7
 CODEX_ACP_VERSION := 0.16.0
+BENCHMARKS := restart
 HUB := .cache/hub/.installed-$(HUB_VERSION)
 CODEX := .cache/codex/.installed-$(CODEX_ACP_VERSION)
 
-.PHONY: help setup demo test unit chaos lint format clean
+.PHONY: help setup demo test unit bench chaos lint format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -30,6 +31,9 @@ test: $(BIN)/.installed ## Set up and run the whole suite
 
 unit: $(BIN)/.installed ## The fast tests only
 	$(BIN)/pytest tests/unit $(ARGS)
+
+bench: $(BIN)/.installed ## The benchmarks, each beside its floor (RECORD=1: keep the results in benchmarks/RESULTS.md)
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(if $(RECORD),--record) || exit 1; done
 
 chaos: $(BIN)/.installed ## Break things for MINUTES (3) by SEED (made up), then prove that nothing was lost
 	@$(MAKE) --no-print-directory $(HUB)

@@ -114,7 +114,7 @@ def test_trap_02_the_death_of_any_of_our_processes_costs_no_session(runner: Runn
 def test_trap_04_a_supervisors_death_takes_its_whole_tree_along(runner: Runner, *, up: bool) -> None:
     """SIGKILL of a supervisor whose agent left a child in a session of its own that ignores SIGTERM.
 
-    Seen to fail: without the reaper's look for processes that carry the session's mark.
+    Seen to fail: without the look for processes that carry the session's mark or stamp.
     """
     runner.start()
     keeper, session = runner.spawn(), runner.spawn()

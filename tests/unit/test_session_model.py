@@ -439,6 +439,11 @@ class World(RuleBasedStateMachine):
         self._come_late(late_children)
         self._new_core()
 
+    @rule(which=WHICH)
+    def a_supervisor_dies_with_the_broker(self, which: int) -> None:
+        self.is_killed(which, seen=False)
+        self.broker_dies(late=False)
+
 
 class Life(RuleBasedStateMachine):
     """The phases of one session against the table of moves: it goes where the table says, or nowhere."""
@@ -474,9 +479,10 @@ class Life(RuleBasedStateMachine):
             assert set(self.story[self.story.index(Phase.STOPPING) :]) <= {Phase.STOPPING, Phase.ENDED}
 
 
-QUICK = settings(max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.timeout(300)  # for shrinking a failure
 def test_whatever_happens_the_broker_keeps_its_promises() -> None:
     """Seen to fail: with the core as it was, which closed the record of a lost session before its tree was gone,
     called a starting session ready, and let a refused connection stand in the way of the next one.
