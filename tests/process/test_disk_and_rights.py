@@ -185,9 +185,7 @@ def test_files_that_are_not_readable_for_us(plain: Runner) -> None:
     plain.hapi("runner", "stop", check=0)
     record.chmod(0o600)
     plain.start()
-    found = plain.session(template.name)
-    assert found is not None
-    assert found["reason"] == "supervisor lost"
+    assert plain.wait_phase(template.name, "ended")["reason"] == "supervisor lost"
 
 
 def test_files_and_directories_of_another_user(plain: Runner) -> None:

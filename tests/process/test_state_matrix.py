@@ -184,9 +184,7 @@ def test_trap_05_records_that_point_at_a_living_stranger(runner: Runner) -> None
         put(runner.home / "runner.state.json.lock", b"%d\n" % other.pid)
         status = runner.start()
         assert status["verdicts"] == {"ended": 1}
-        ended = runner.session(template.name)
-        assert ended is not None
-        assert (ended["phase"], ended["reason"]) == ("ended", "supervisor lost")
+        assert runner.wait_phase(template.name, "ended")["reason"] == "supervisor lost"
         assert runner.hapi("runner", "stop-session", template.name, "--json", check=0).json["status"] == "already_gone"
         runner.hapi("runner", "stop", check=0)
         runner.hapi("doctor", "clean", "--yes", check=0)
