@@ -308,6 +308,26 @@ async def test_resume_reuses_the_row(running, web, tmp_path):
     await shown(web, made[0])
 
 
+async def test_the_end_of_a_session_that_was_continued_before_the_hub_knew_is_told(running, web, tmp_path):
+    """The hub heard of the end of the first generation while the second came and went: it showed the session as
+    active for good, for a link was made for the second one as it had been, ready.
+    """
+    session = FakeSession(running.bus, str(tmp_path))
+    session.tell()
+    await shown(web, session)
+    session.tell(phase=Phase.ENDED, reason=EndReason.STOPPED_BY_USER)
+    session.tell(phase=Phase.IDLE, reason=None, generation=2)
+    session.tell(phase=Phase.ENDED, reason=EndReason.AGENT_EXITED, generation=2)
+
+    async def over():
+        found = await web("session", session.id)
+        return not found["active"] and found["metadata"].get("lifecycleState") == "running"
+
+    await until_async(over, SOON, "the end of the second one is told: not archived, for nobody stopped it")
+    session.tell(phase=Phase.IDLE, generation=3)
+    await shown(web, session)
+
+
 async def test_a_lost_supervisor_ends_its_session(running, web, tmp_path):
     session = FakeSession(running.bus, str(tmp_path))
     session.tell()
