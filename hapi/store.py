@@ -129,8 +129,13 @@ class SessionDirectory:
             return {}
 
     def promise(self, generation: int) -> None:
-        """From now on the hub is owed the end of that generation, whoever may die meanwhile. Raises OSError."""
+        """From now on the hub is owed the end of that generation, whoever may die meanwhile; not that of older ones,
+        for the session goes on. Raises OSError.
+        """
         os.close(os.open(self._untold(generation), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        for path in self.path.glob("untold.*"):
+            if path != self._untold(generation):
+                path.unlink(missing_ok=True)
 
     def is_told(self, generation: int) -> bool:
         """Whether the hub has been told all of that generation, its end included."""

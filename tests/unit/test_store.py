@@ -82,3 +82,13 @@ def test_the_list_is_in_order_and_skips_hidden_ones(directory):
 def test_computing_paths_creates_nothing(tmp_path):
     SessionDirectory(tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_hub_is_owed_the_end_of_the_newest_generation_only(tmp_path):
+    directory = SessionDirectory(tmp_path)
+    directory.promise(1)
+    directory.promise(2)
+    assert [directory.is_told(generation) for generation in (1, 2)] == [True, False]
+    assert directory.newest_promise() == 2
+    directory.told(2)
+    assert (directory.is_told(2), directory.newest_promise()) == (True, 0)
