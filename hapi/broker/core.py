@@ -302,9 +302,13 @@ class Core(Requests):
     def last_word(self, info: wire.SessionInfo) -> list[Effect]:
         """The record that a dead supervisor left: it may have ended its session while no broker was there to hear it."""
         known = self.sessions.live.get(info.session_id)
-        if info.phase is not Phase.ENDED or known is None or known.supervisor != info.supervisor:
+        if known is None or known.supervisor != info.supervisor:
             return []
-        return self._news(info)
+        if info.phase is Phase.ENDED:
+            return self._news(info)
+        if info.reason is not None:  # a stop that it did not live to tell us of
+            self.sessions.put(msgspec.structs.replace(known, reason=info.reason))
+        return []
 
     def tick(self, now: float) -> list[Effect]:
         """Whatever is due at `now`: late spawns and stops, the end of the adoption grace, the shutdown's deadline."""

@@ -261,9 +261,7 @@ def test_trap_13_a_death_at_any_step_of_a_stop(stage: Stage, point: str) -> None
     stage.no_trace(key)
     stage.kill_broker()
     stage.runner.ensure()
-    after = stage.runner.info(key)
-    assert after is not None
-    assert after.phase is Phase.ENDED
+    stage.runner.wait_phase(key, "ended")
     assert stage.titled(key) == []
 
 

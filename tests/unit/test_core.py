@@ -626,6 +626,15 @@ def test_an_end_on_record_that_nobody_heard_of_is_believed(core):
     assert core.counters["supervisors_lost"] == 0
 
 
+def test_a_stop_that_is_on_record_only_counts(core):
+    """Its supervisor died between writing that it was to stop and saying so: the session was called lost."""
+    running(core)
+    greet(core, "reaper")
+    core.last_word(info(phase=Phase.STOPPING, reason=EndReason.STOPPED_BY_USER))
+    (closed,) = [effect for effect in tell(core, "reaper", gone()) if isinstance(effect, CloseRecord)]
+    assert closed.info.reason == EndReason.STOPPED_BY_USER
+
+
 def test_an_end_that_no_connector_heard_of_is_told_to_the_next(core):
     running(core)
     ended = info(phase=Phase.ENDED, reason=EndReason.STOPPED_BY_USER, ended_at=5)
