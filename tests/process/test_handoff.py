@@ -129,6 +129,7 @@ class TestHeartbeat:
 
     def test_an_installation_that_vanishes_is_left_alone(self, runner: Runner, install: Install) -> None:
         old = runner.start()
+        until(lambda: runner.status()["lastHeartbeat"], 20, "the workers are up: they load no code any more")
         install.package.rename(install.place / "elsewhere")
         try:
             log_says(runner, "it cannot be read")
