@@ -1,27 +1,17 @@
-"""Sessions found on disk that have yet to get their verdict, and the requests that wait for it. Pure."""
+"""Sessions found on disk that have yet to get their verdict. Pure."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any
 
 import msgspec
 
-from hapi.broker.effects import ReplyTo
 from hapi.broker.reattach import Facts, Verdict, verdict
 
 GRACE_S = 5.0
 
 logger = logging.getLogger(__name__)
-
-
-class Deferred(msgspec.Struct, frozen=True):
-    """A request that came before it was known what became of its session."""
-
-    to: ReplyTo
-    body: Any
-    at: float
 
 
 class Adoption:
@@ -31,7 +21,6 @@ class Adoption:
         self.verdicts: Counter[str] = Counter()
         self.quarantined: set[str] = set()
         self._facts: dict[str, Facts] = {}
-        self._deferred: dict[str, list[Deferred]] = {}
         self._grace_ends = 0.0
 
     def begin(self, now: float) -> None:
@@ -76,22 +65,9 @@ class Adoption:
     def deadline(self) -> float | None:
         return self._grace_ends if self._facts else None
 
-    def defer(self, session_id: str, to: ReplyTo, body: Any, now: float) -> bool:
-        """Keep a request back until the verdict; False when there is no open case."""
-        if session_id not in self._facts:
-            return False
-        self._deferred.setdefault(session_id, []).append(Deferred(to, body, now))
-        return True
-
-    def take_up(self, session_id: str) -> list[Deferred]:
-        """The requests that were kept back for that session."""
-        return self._deferred.pop(session_id, [])
-
-    def give_up(self) -> list[Deferred]:
-        """All requests that are kept back; the runner goes."""
-        kept = [request for requests in self._deferred.values() for request in requests]
-        self._deferred.clear()
-        return kept
+    def is_open(self, session_id: str) -> bool:
+        """Whether it is not known yet what became of that session."""
+        return session_id in self._facts
 
     def _judge(self, session_id: str) -> Verdict | None:
         facts = self._facts[session_id]

@@ -9,6 +9,7 @@ import msgspec
 
 from hapi import wire
 from hapi.broker.adoption import Adoption
+from hapi.broker.deferrals import Deferrals
 from hapi.broker.effects import CloseRecord, Effect, Ending, ReplyTo, Send
 from hapi.broker.losses import Losses, watched
 from hapi.broker.peers import Peers
@@ -48,6 +49,7 @@ class Books:
         self.stops = Stops()
         self.counters: Counter[str] = Counter()
         self.adoption = Adoption()
+        self.deferrals = Deferrals()
         self.hub = wire.HubStatus()
         self.last_heartbeat: int | None = None
         self.heard_heartbeat: float | None = None

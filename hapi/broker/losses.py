@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from hapi import wire
-from hapi.broker.adoption import Deferred
 from hapi.ids import NOBODY, ProcessId
 from hapi.lifecycle import EndReason
 from hapi.wire import SessionInfo
@@ -26,7 +25,6 @@ class Losses:
         self._to_reap: dict[str, tuple[SessionInfo, EndReason]] = {}
         self._untold: OrderedDict[str, SessionInfo] = OrderedDict()
         self._open: dict[str, tuple[float, SessionInfo]] = {}
-        self._deferred: dict[str, list[Deferred]] = {}
 
     def find(self, info: SessionInfo, reason: EndReason) -> None:
         """Its supervisor is dead, or about to end: it ends for that reason, once the reaper has ended what is left."""
@@ -47,23 +45,6 @@ class Losses:
             return None
         del self._to_reap[gone.session_id]
         return reason
-
-    def defer(self, info: SessionInfo, request: Deferred) -> bool:
-        """Keep a request back until the session's former supervisor is gone; False when it is gone already."""
-        if not self.awaits_reaping(info):
-            return False
-        self._deferred.setdefault(info.session_id, []).append(request)
-        return True
-
-    def take_up(self, session_id: str) -> list[Deferred]:
-        """The requests that were kept back for that session."""
-        return self._deferred.pop(session_id, [])
-
-    def give_up(self) -> list[Deferred]:
-        """All requests that are kept back; the runner goes."""
-        kept = [request for requests in self._deferred.values() for request in requests]
-        self._deferred.clear()
-        return kept
 
     def untold(self) -> list[SessionInfo]:
         """Ended sessions of which the hub may not know all; every new connector hears of them."""

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from hapi import wire
-from hapi.broker.adoption import Deferred
 from hapi.broker.books import Books
+from hapi.broker.deferrals import Deferred
 from hapi.broker.effects import Answer, CloseRecord, Effect, Ending, ForkSession, Quit, ReplyTo, Send, WriteReport
 from hapi.broker.sessions import pids
 from hapi.errors import ErrorCode, HapiError
@@ -49,8 +49,13 @@ class Requests(Books):
 
     def _take_up(self, session_id: str) -> list[Effect]:
         """The requests that waited for the verdict on a session, or for the end of its former supervisor."""
-        kept = [*self.adoption.take_up(session_id), *self.losses.take_up(session_id)]
+        kept = self.deferrals.take_up(session_id)
         return [effect for request in kept for effect in self.request(request.to, request.body, request.at)]
+
+    def _defer(self, session_id: str, to: ReplyTo, body: Any, now: float) -> list[Effect]:
+        """Keep a request back, for `_take_up`."""
+        self.deferrals.keep(session_id, Deferred(to, body, now))
+        return []
 
     def _check(self, order: wire.Spawn) -> None:
         """Raises HapiError for an order that cannot be taken whatever runs."""
@@ -75,8 +80,8 @@ class Requests(Books):
         if ended is not None and not order.existing:
             message = f"Session {order.session_id} has ended: {ended.reason}."
             raise HapiError(ErrorCode.SESSION_ENDED, message, f"{ended.detail or ''}\nUse another id.".strip())
-        if ended is not None and self.losses.defer(ended, Deferred(to, order, now)):
-            return []  # its former supervisor still has words for the hub, or is being cleaned up after
+        if ended is not None and self.losses.awaits_reaping(ended):  # its former supervisor has words for the hub yet
+            return self._defer(order.session_id, to, order, now)
         if self.restarts.waits(order.session_id):
             order = msgspec.structs.replace(order, existing=True)
         if not self.spawns.begin(order, to, now, joined=live is not None):
@@ -94,7 +99,9 @@ class Requests(Books):
             return self._stop_starting(to, info.session_id, body, now)
         if self.restarts.waits(info.session_id):
             return self._stop_interrupted(to, info, body)
-        return [] if self.adoption.defer(info.session_id, to, body, now) else self._stop_live(to, info, body, now)
+        if self.adoption.is_open(info.session_id):
+            return self._defer(info.session_id, to, body, now)
+        return self._stop_live(to, info, body, now)
 
     def _stop_live(self, to: ReplyTo, info: wire.SessionInfo, body: wire.StopSession, now: float) -> list[Effect]:
         peer = self.peers.named(wire.session_peer(info.session_id))
@@ -137,8 +144,8 @@ class Requests(Books):
         peer = self.peers.named(wire.session_peer(info.session_id))
         if info.phase is Phase.ENDED:
             raise HapiError(ErrorCode.SESSION_ENDED, f"Session {info.session_id} has ended.", "Spawn a new one.")
-        if self.adoption.defer(info.session_id, to, body, now):
-            return []
+        if self.adoption.is_open(info.session_id):
+            return self._defer(info.session_id, to, body, now)
         if self.losses.awaits_reaping(info):
             raise _being_ended(info.session_id)
         if peer is None:
@@ -181,7 +188,7 @@ class Requests(Books):
         peers = [self.peers.named(wire.session_peer(key)) for key in asked]
         refused = [Send(peer.identity, peer.name, wire.Refused("the runner stops")) for peer in peers if peer]
         starting = [answer for key in list(self.spawns.pending) for answer in self.spawns.settle(key, stopped)]
-        deferred = [Answer(kept.to, stopped) for kept in (*self.adoption.give_up(), *self.losses.give_up())]
+        deferred = [Answer(kept.to, stopped) for kept in self.deferrals.give_up()]
         lost = [] if self._shutdown else self.losses.settle_all()
         rest: list[Effect] = [
             *map(CloseRecord, lost),

@@ -18,7 +18,7 @@ class Restarts:
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, SessionInfo] = OrderedDict()
-        self._under_way: dict[str, SessionInfo] = {}
+        self._under_way: set[str] = set()
 
     def add(self, info: SessionInfo) -> SessionInfo:
         """Queue an interrupted session; returns it as it is to be shown meanwhile."""
@@ -30,7 +30,7 @@ class Restarts:
         if not self.due(pending):
             return None
         session_id, info = self._waiting.popitem(last=False)
-        self._under_way[session_id] = info
+        self._under_way.add(session_id)
         return Spawn(
             session_id=session_id,
             directory=info.directory,
@@ -41,7 +41,7 @@ class Restarts:
 
     def due(self, pending: Collection[str]) -> bool:
         """Whether `take` has something."""
-        self._under_way = {key: info for key, info in self._under_way.items() if key in pending}
+        self._under_way = {key for key in self._under_way if key in pending}
         return bool(self._waiting) and len(self._under_way) < AT_ONCE
 
     def waits(self, session_id: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from hapi import procs
 from tests.support.hub import WebClient
+from tests.support.power import kill_all
 from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
 
@@ -24,14 +25,6 @@ def spawn(runner: Runner, web: WebClient) -> dict[str, Any]:
     assert result["type"] == "success", result
     (session,) = runner.sessions()
     return session
-
-
-def kill_all(runner: Runner) -> None:
-    processes = runner.processes()
-    for process in processes:
-        procs.send_signal(process, signal.SIGKILL)
-    for process in processes:
-        gone(process)
 
 
 def inactive(web: WebClient, session: str) -> bool:

@@ -16,7 +16,8 @@ import pytest
 
 from hapi import procs
 from hapi.ids import ProcessId
-from tests.support.damage import changed, copies, crash_runner, dead_session, power_cut, put
+from tests.support.damage import changed, copies, crash_runner, dead_session, put
+from tests.support.power import kill_all
 from tests.support.runner import Runner, command_line
 from tests.support.wait import until
 
@@ -112,7 +113,7 @@ def test_trap_13_a_supervisor_that_dies_in_create_or_stop(runner: Runner, moment
         process.wait(30)
         if moment == "stopping":
             stop.wait(40)
-    power_cut(runner) if moment == "record" else None
+    kill_all(runner) if moment == "record" else None
     runner.start()
     if (directory / "state.json").exists():
         ended = runner.wait_phase(key, "ended")

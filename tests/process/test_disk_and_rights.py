@@ -18,13 +18,13 @@ from tests.support.damage import (
     dead_session,
     give_away,
     kept_aside,
-    power_cut,
     put,
     refused,
     small_disk,
     without_privileges,
     works,
 )
+from tests.support.power import kill_all
 from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
 
@@ -67,7 +67,7 @@ def test_trap_24_a_runner_that_starts_on_a_full_disk(cramped: Runner, disk: Disk
         disk.make_room()
         works(cramped)
         if first:
-            power_cut(cramped)
+            kill_all(cramped)
 
 
 def test_trap_24_what_ends_on_a_full_disk_is_on_record(cramped: Runner, disk: Disk) -> None:
@@ -84,7 +84,7 @@ def test_trap_24_what_ends_on_a_full_disk_is_on_record(cramped: Runner, disk: Di
     supervisor = identity(crashed["pid"])
     os.kill(crashed["agentPid"], signal.SIGSEGV)
     gone(supervisor)
-    power_cut(cramped)
+    kill_all(cramped)
     disk.make_room()
     cramped.start()
     reasons = {session["sessionId"]: session["reason"] for session in cramped.sessions("--ended")}

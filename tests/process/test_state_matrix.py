@@ -22,12 +22,12 @@ from tests.support.damage import (
     crash_runner,
     dead_session,
     kept_aside,
-    power_cut,
     put,
     refused,
     stranger,
     works,
 )
+from tests.support.power import kill_all
 from tests.support.runner import Runner, identity
 from tests.support.wait import until
 
@@ -43,7 +43,7 @@ def test_trap_06_whatever_the_lock_and_the_report_hold(runner: Runner) -> None:
     Seen to fail: with a `main` that takes a pid in the lock file for a running runner; without `set_aside_if_damaged`.
     """
     runner.start()
-    power_cut(runner)
+    kill_all(runner)
     report = runner.home / "runner.state.json"
     sound = report.read_bytes()
     with stranger() as other:

@@ -13,6 +13,7 @@ import pytest
 from hapi import procs, wire
 from hapi.ids import ProcessId
 from tests.support.agents import control, family, members, program
+from tests.support.power import kill_all
 from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
 
@@ -37,14 +38,6 @@ open(PLACE, "a").write(f"{os.getpid()}\\n")
 while True:
     signal.pause()
 """
-
-
-def kill_everything(runner: Runner) -> None:
-    processes = runner.processes()
-    for process in processes:
-        procs.send_signal(process, signal.SIGKILL)
-    for process in processes:
-        gone(process)
 
 
 def test_trap_03_stopped_is_said_when_the_tree_is_gone_and_not_before(runner: Runner) -> None:
@@ -139,7 +132,7 @@ def test_trap_05_a_stranger_under_a_recorded_pid_is_left_alone(runner: Runner, n
     Seen to fail: with identities compared by pid alone, and without the proof that `doctor clean` asks for.
     """
     session = runner.spawn()
-    kill_everything(runner)
+    kill_all(runner)
     path = runner.home / "sessions" / session["sessionId"] / "state.json"
     with subprocess.Popen(["sleep", "600"]) as stranger:
         try:
@@ -175,7 +168,7 @@ def test_trap_40_a_stopped_session_stays_stopped(runner: Runner) -> None:
         env=runner.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     runner.wait_phase(cut["sessionId"], "stopping")
-    kill_everything(runner)
+    kill_all(runner)
     stopping.wait(40)
     for _ in range(5):
         runner.start()
@@ -186,7 +179,7 @@ def test_trap_40_a_stopped_session_stays_stopped(runner: Runner) -> None:
             ended = runner.session(session)
             assert ended is not None
             assert ended["reason"] == "stopped by user"
-        kill_everything(runner)
+        kill_all(runner)
 
 
 def test_clean_without_a_runner_says_who_stopped_the_sessions(runner: Runner) -> None:

@@ -16,24 +16,13 @@ from typing import Any
 
 import psutil
 
-from hapi import procs
+from tests.support.power import kill_all
 from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
 
 GARBAGE = b"\x00\xff\xfe not what it was \x81\n"
 _RIGHTS = "-dac_override,-dac_read_search,-fowner"
 _STRANGER = 65534
-
-
-def power_cut(runner: Runner) -> None:
-    """SIGKILL everything of that home at once; nobody can tidy up."""
-
-    def kill() -> bool:
-        for process in runner.processes():
-            procs.send_signal(process, signal.SIGKILL)
-        return not runner.processes()
-
-    until(kill, 10, "everything is gone")
 
 
 def crash_runner(runner: Runner) -> None:
@@ -65,7 +54,7 @@ def dead_session(runner: Runner) -> Path:
     session = runner.spawn()["sessionId"]
     runner.hapi("send", session, "hello", check=0)
     until(lambda: "TurnEnded" in {type(event).__name__ for event in runner.events(session)}, 20, "it answers")
-    power_cut(runner)
+    kill_all(runner)
     return runner.home / "sessions" / str(session)
 
 

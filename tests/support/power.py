@@ -9,16 +9,19 @@ from pathlib import Path
 
 from hapi import procs
 from hapi.ids import ProcessId
-from tests.support.runner import Runner, gone
+from tests.support.runner import Runner
+from tests.support.wait import until
 
 
 def kill_all(runner: Runner) -> None:
     """SIGKILL every process of the home at once, as a power cut does, and wait until they are gone."""
-    victims = runner.processes()
-    for victim in victims:
-        procs.send_signal(victim, signal.SIGKILL)
-    for victim in victims:
-        gone(victim)
+
+    def kill() -> bool:
+        for victim in runner.processes():
+            procs.send_signal(victim, signal.SIGKILL)
+        return not runner.processes()
+
+    until(kill, 10, "everything is gone")
 
 
 def power_cut(runner: Runner) -> None:

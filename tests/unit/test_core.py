@@ -9,6 +9,7 @@ from hapi import wire
 from hapi.broker.adoption import GRACE_S
 from hapi.broker.books import CoreSettings
 from hapi.broker.core import Core
+from hapi.broker.deferrals import MAX_KEPT
 from hapi.broker.effects import (
     Answer,
     CheckInstalled,
@@ -667,6 +668,13 @@ def test_a_session_is_continued_when_its_former_supervisor_has_gone(core):
     (welcome,) = bodies(greet(core, NAME, identity=b"new", process=new), wire.Welcome)
     assert welcome.order.existing
     assert [item.supervisor for item in core._watched()] == []
+
+
+def test_what_is_kept_back_is_bounded(core):
+    core.adopt([Record(ID, info(), SILENT)], T, MS)
+    for number in range(MAX_KEPT):
+        assert core.request(cli(number), wire.StopSession(ID), T) == []
+    assert the_answer(core.request(cli(), wire.StopSession(ID), T)).code == "at_capacity"
 
 
 def test_a_runner_that_stops_answers_who_wanted_to_continue_a_session(core):

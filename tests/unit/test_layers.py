@@ -18,6 +18,7 @@ PURE = (
     "hapi.wire",
     "hapi.broker.books",
     "hapi.broker.core",
+    "hapi.broker.deferrals",
     "hapi.broker.losses",
     "hapi.broker.requests",
     "hapi.broker.restarts",
