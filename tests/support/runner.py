@@ -60,12 +60,16 @@ class Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.hapi("doctor", "clean", "--yes")
+        cleaned = self.hapi("doctor", "clean", "--yes")
         try:
-            until(lambda: not self.processes(), 5, "nothing is left running after doctor clean")
+            until(self._left_nothing, 5, f"nothing is left running after doctor clean ({cleaned!r})")
         finally:
             for process in self.processes():
                 procs.send_signal(process, signal.SIGKILL)
+
+    def _left_nothing(self) -> bool:
+        """Whether nothing of this home runs. Raises AssertionError naming what does, when that is the last answer."""
+        return not self.processes()
 
     # ------------------------------------------------------------------------------------------ the user's side
 
