@@ -59,10 +59,18 @@ def locate(root: str, path: str, base: str | None = None) -> str:
 
     Raises Denied.
     """
-    first, *others = [resolve(root, spelling, base) for spelling in names.spellings(path)]
-    if os.path.lexists(first):
-        return first
-    return next((real for real in others if os.path.lexists(real)), first)
+    first, *others = names.spellings(path)
+    literal = resolve(root, first, base)
+    if os.path.lexists(literal):
+        return literal
+    for spelling in others:
+        try:
+            real = resolve(root, spelling, base)
+        except Denied:
+            raise Denied(path) from None
+        if os.path.lexists(real):
+            return real
+    return literal
 
 
 def open_inside(root: str, path: str) -> int:

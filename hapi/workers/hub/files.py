@@ -21,13 +21,17 @@ MAX_STATS = 500
 def read_file(root: str, path: str) -> dict[str, Any]:
     """The answer to `readFile`. Raises HapiError: Denied, Unusable, also for a file of more than MAX_READ bytes."""
     fd = open_inside(root, path)
-    with open(fd, "rb", buffering=0) as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise Unusable(path, "It is a directory.")
         if status.st_size > MAX_READ:
             raise _too_large(path, status.st_size)
-        content = _read(file.fileno(), status.st_size)
+        content = _read(fd, status.st_size)
+    except OSError as error:
+        raise Unusable(path, f"{error.strerror}.") from None
+    finally:
+        os.close(fd)
     if content is None:
         raise Unusable(path, f"It grew beyond {MAX_READ >> 20} MiB while it was read.")
     return {

@@ -71,7 +71,7 @@ class Search:
     def answer(self, listing: bytes | None) -> dict[str, Any]:
         """The answer to `ripgrep`, from what was listed or else from a walk. Blocking. Raises HapiError(timeout)."""
         paths = walk(self._place) if listing is None else map(os.fsdecode, listing.split(b"\0"))
-        visible = (path for path in paths if path and not is_hidden(path) and self._wanted(names.shown(path)))
+        visible = (path for path in paths if is_shown(path) and self._wanted(names.shown(path)))
         files = (path for path in visible if _is_file(os.path.join(self._place, path)))
         found = heapq.nsmallest(self._limit, files, key=lambda path: path.split("/"))
         return {"success": True, "stdout": "".join(f"{names.shown(path)}\n" for path in found), "exitCode": 0}
@@ -87,9 +87,9 @@ def matcher(query: str) -> Callable[[str], object]:
     return re.compile(pattern, re.IGNORECASE).fullmatch
 
 
-def is_hidden(path: str) -> bool:
-    """Whether the file or a directory on its way has a name that begins with a dot."""
-    return path.startswith(".") or "/." in path
+def is_shown(path: str) -> bool:
+    """Whether it is a path below the directory without a name, on its way, that begins with a dot."""
+    return bool(path) and not path.startswith((".", "/")) and "/." not in path
 
 
 def walk(root: str) -> Iterator[str]:
