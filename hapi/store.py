@@ -3,8 +3,9 @@
     sessions/<uuid>/spec.json    what was asked, never rewritten      sessions/<uuid>/journal    see hapi.journal
     sessions/<uuid>/state.json   SessionInfo, replaced atomically     sessions/<uuid>/*.log      bounded
     sessions/<uuid>/untold.<n>   there while the hub has yet to hear of the end of generation n
+    sessions/<uuid>/uploads/     what the web attached to messages; written by the hub connector
 
-The only writer of a directory is its supervisor, which holds `lock` there; a record whose supervisor is proven dead
+The only writer of the rest is its supervisor, which holds `lock` there; a record whose supervisor is proven dead
 is closed by the broker.
 """
 
@@ -60,6 +61,7 @@ class SessionDirectory:
         self.lock = path / "lock"
         self.log = path / "session.log"
         self.agent_log = path / "agent.log"
+        self.uploads = path / "uploads"
 
     def create(self) -> None:
         """Make the directory, mode 0700. Raises OSError."""

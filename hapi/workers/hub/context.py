@@ -18,6 +18,7 @@ from hapi.clock import now_ms
 from hapi.config import Config
 from hapi.workers.hub.door import Site
 from hapi.workers.hub.hub_clock import HubClock
+from hapi.workers.hub.places import Workshop
 from hapi.workers.hub.rest import Rest
 from hapi.workers.hub.ticker import Ticker
 
@@ -81,6 +82,7 @@ class Context:
         self.gate = asyncio.Event()
         self.machine_created_at = 0
         self.slots = asyncio.Semaphore(CONNECTING_AT_ONCE)
+        self.workshop = Workshop()
         self.counters: Counter[str] = Counter()
         self.ticker = Ticker(self._woken)
         self.on_wake: list[Callable[[], None]] = []

@@ -1,4 +1,4 @@
-"""What the hub may ask of a session (§5.10). Files, git and uploads are to be registered in `SessionRpc.methods`."""
+"""What the hub may ask of a session (§5.10); about its files: `directory_rpc`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
 from hapi.workers.hub import params
 from hapi.workers.hub.context import Context
+from hapi.workers.hub.directory_rpc import DirectoryRpc
 from hapi.workers.hub.door import NoAnswer
 from hapi.workers.hub.rpc import Rpc
 
@@ -69,6 +70,7 @@ class SessionRpc:
             **dict.fromkeys(("listOpencodeModels", "listGrokModels", "listCopilotModels"), self._models),
             **dict.fromkeys(("listCursorModels", "listPiModels"), self._models),
             "listCodexModels": self._codex_models,
+            **DirectoryRpc(self._context, self._session_id, lambda: self._subject.snapshot().info.directory).methods(),
         }
 
     async def _kill(self, _: Any) -> Any:
