@@ -114,7 +114,8 @@ async def test_what_it_offers(demo):
     assert demo.initialized.agent_capabilities.load_session
     assert demo.initialized.agent_info.name == "hapi-demo"
     assert [mode.id for mode in demo.opened.modes.available_modes][-1] == "bypassPermissions"
-    assert [option.category for option in demo.opened.config_options] == ["model", "thought_level"]
+    categories = [option.category for option in demo.opened.config_options]
+    assert categories == ["model", "thought_level", None, None]  # the SDK drops those that it does not know
     commands = await demo.client.seen("available_commands_update")
     assert {"say", "ask", "crash"} <= {command.name for command in commands.available_commands}
 
@@ -226,7 +227,7 @@ async def test_modes_models_and_options(demo):
     await demo.connection.set_session_mode(session_id=demo.id, mode_id="plan")
     assert (await demo.client.seen("current_mode_update")).current_mode_id == "plan"
     changed = await demo.connection.set_config_option(config_id="effort", session_id=demo.id, value="high")
-    assert [option.current_value for option in changed.config_options] == ["demo-fast", "high"]
+    assert [option.current_value for option in changed.config_options] == ["demo-fast", "high", "standard", "default"]
     raw = {"sessionId": demo.id, "modelId": "demo-slow"}
     changed = await demo.connection._conn.send_request("session/set_model", raw)
     assert changed["configOptions"][0]["currentValue"] == "demo-slow"
