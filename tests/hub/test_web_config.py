@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from hapi import procs
+from hapi.ids import SESSION_MARK
 from tests.support.hub import OfficialHub, WebClient, WebError
-from tests.support.runner import Runner
+from tests.support.runner import Runner, command_line
 from tests.support.wait import until
 
 pytestmark = pytest.mark.hub
@@ -165,3 +167,81 @@ class TestPickers:
         assert info is not None
         saved = Path(stage.runner.environment["HAPI_DEMO_HOME"], f"{info.native_id}.json").read_text()
         assert '"mode": "plan", "model": "demo-slow", "effort": "low"' in saved
+
+
+class TestLists:
+    def test_of_running_sessions(self, stage: Stage) -> None:
+        models = [{"modelId": "demo-fast", "name": "demo-fast"}, {"modelId": "demo-slow", "name": "demo-slow"}]
+        for agent in ("opencode", "copilot", "cursor"):
+            found = stage.list(stage.session(agent), f"{agent}-models")
+            assert found["availableModels"] == models, (agent, found)
+            assert found["currentModelId"] in {"demo-fast", "demo-slow"}
+        for agent in ("opencode", "grok"):
+            session = stage.session(agent)
+            options = stage.list(session, f"{agent}-reasoning-effort-options")
+            assert [option["value"] for option in options["options"]] == ["low", "medium", "high"]
+            row = stage.web.session(session)
+            assert options["currentValue"] == (row["effort"] or row["modelReasoningEffort"])
+        codex = stage.list(stage.session("codex"), "codex-models")["models"]
+        assert [model["id"] for model in codex] == ["demo-fast", "demo-slow"]
+        assert codex[0]["supportedReasoningEfforts"] == ["low", "medium", "high"]
+
+    @pytest.mark.parametrize("agent", ["opencode", "grok", "copilot"])
+    def test_before_a_session_in_a_directory(self, stage: Stage, agent: str) -> None:
+        found = stage.web.get(f"/api/machines/{stage.machine}/{agent}-models?cwd={stage.runner.project}")
+        assert found["success"], found
+        assert [model["modelId"] for model in found["availableModels"]] == ["demo-fast", "demo-slow"]
+        assert found["currentModelId"] == "demo-fast"
+        if agent == "grok":
+            assert [level["value"] for level in found["availableModels"][0]["reasoningEfforts"]][-1] == "high"
+            assert found["autoPermissionModeSupported"] is False
+        self.no_agent_is_left(stage)
+
+    @pytest.mark.parametrize("agent", ["codex", "cursor", "pi"])
+    def test_before_a_session_on_the_machine(self, stage: Stage, agent: str) -> None:
+        found = stage.web.get(f"/api/machines/{stage.machine}/{agent}-models")
+        listed = found["models"] if agent == "codex" else found["availableModels"]
+        assert [model.get("id") or model["modelId"] for model in listed] == ["demo-fast", "demo-slow"]
+        self.no_agent_is_left(stage)
+
+    def test_variants(self, stage: Stage) -> None:
+        found = stage.web.get(f"/api/machines/{stage.machine}/opencode-model-variants?cwd={stage.runner.project}")
+        assert found["variants"] == {"demo-fast": ["low", "medium", "high"]}
+
+    def test_an_agent_that_is_not_there_says_so(self, stage: Stage) -> None:
+        found = stage.web.get(f"/api/machines/{stage.machine}/agy-models")
+        assert found["success"] is False
+        assert "does not speak ACP" in found["error"]
+
+    @pytest.mark.parametrize("cwd", ["/etc", "/", "{project}/../..", "{project}/none", "{project}/link", "%00", "here"])
+    def test_only_within_the_workspace_roots(self, stage: Stage, cwd: str) -> None:
+        link = stage.runner.project / "link"
+        if not link.is_symlink():
+            link.symlink_to("/etc")
+        try:
+            found = stage.web.get(
+                f"/api/machines/{stage.machine}/opencode-models?cwd={cwd.format(project=stage.runner.project)}"
+            )
+        except WebError as error:
+            found = error.body
+        assert not found.get("availableModels"), found
+        assert found["error"]
+
+    def no_agent_is_left(self, stage: Stage) -> None:
+        until(lambda: not probes(stage.runner), SOON, "the probe and its agent are gone")
+
+
+def probes(runner: Runner) -> list[str]:
+    """The command lines of what model lists have running in a home."""
+    found = []
+    for process in procs.marked("HAPI_HOME", str(runner.home)):
+        mark = next((line for line in environ(process.pid) if line.startswith(f"{SESSION_MARK}=probe-")), "")
+        found += [command_line(process.pid)] if mark else []
+    return found
+
+
+def environ(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
