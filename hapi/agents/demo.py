@@ -99,11 +99,8 @@ class _Session:
 
     def __init__(self, wire: _Wire, key: str, cwd: str, saved: dict[str, Any] | None = None) -> None:
         self.wire, self.key, self.cwd = wire, key, cwd
-        self.saved: dict[str, Any] = saved or {
-            "count": 0, "used": 0, "mode": "default", "model": "demo-fast", "effort": "medium", "history": [],
-        }  # fmt: skip
-        for name, (_, values) in OPTIONS.items():
-            self.saved.setdefault(name, values[0])
+        first = {name: values[0] for name, (_, values) in OPTIONS.items()} | {"effort": "medium"}
+        self.saved = {"count": 0, "used": 0, "mode": "default", **first, "history": [], **(saved or {})}
         self.open: list[_Turn] = []
         self._queue: SimpleQueue[_Turn] = SimpleQueue()
         self._saving = threading.Lock()
