@@ -62,6 +62,8 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     `reason` is one of lifecycle.EndReason, or a word that a newer build invented. `unknown_messages`: how many messages
     may or may not have reached the agent; `events_lost`: how many words for the hub found no room on disk.
+    `config`: further options in force, by the hub's names (`serviceTier`, …); `defaults`: the `model` and `effort` that
+    the agent began with.
     """
 
     session_id: str
@@ -88,6 +90,8 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     worktree: WorktreeInfo | None = None
     unknown_messages: int = 0
     events_lost: int = 0
+    config: dict[str, str] = {}
+    defaults: dict[str, str] = {}
 
 
 class PermissionRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -145,6 +149,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
     config: dict[str, str] = {}
     last_seq: int | None = None
     protocol: int = 1
+    efforts: list[Choice] = []
 
 
 class Attachment(msgspec.Struct, omit_defaults=True):
@@ -650,7 +655,7 @@ class AbortTurn(msgspec.Struct, tag="abort_turn"):
 
 
 class Configure(msgspec.Struct, tag="configure"):
-    """Change model, mode, effort or another option while running. Reply: Configured."""
+    """Change model, mode, effort or another option while running; None is the default again. Reply: Configured."""
 
     values: dict[str, str | None]
 

@@ -28,18 +28,18 @@ An ACP agent (JSON-RPC 2.0, one message a line) on stdin and stdout, for trying 
 
 HAPI_DEMO_HOME      keep sessions in this directory, so that another process can load them (else in memory)
 HAPI_DEMO_DELAY_MS  pause after each piece of text (default 2)
+HAPI_DEMO_BUSY      refuse: no other model while a turn runs
 HAPI_DEMO_START     faults at the start, joined by commas: slow:SECONDS, stderr:TEXT, exit:CODE, hang
 """
 MODES = ("default", "acceptEdits", "plan", "bypassPermissions")
-OPTIONS = {"model": ("model", ("demo-fast", "demo-slow")), "effort": ("thought_level", ("low", "medium", "high"))}
-PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS, INTERNAL, NOT_FOUND = (
-    -32700,
-    -32600,
-    -32601,
-    -32602,
-    -32603,
-    -32002,
-)
+OPTIONS = {
+    "model": ("model", ("demo-fast", "demo-slow")),
+    "effort": ("thought_level", ("low", "medium", "high")),
+    "service_tier": ("service_tier", ("standard", "fast")),
+    "collaboration_mode": ("collaboration_mode", ("default", "plan")),
+}
+PARSE_ERROR, INVALID_REQUEST, NO_METHOD = -32700, -32600, -32601
+INVALID_PARAMS, INTERNAL, NOT_FOUND = -32602, -32603, -32002
 _CONTEXT, _SLOW_PAUSE, _HISTORY, _STACK_BYTES, _SPEW_BYTES = 100_000, 0.05, 20, 256 * 1024, 16_000
 
 
@@ -99,9 +99,8 @@ class _Session:
 
     def __init__(self, wire: _Wire, key: str, cwd: str, saved: dict[str, Any] | None = None) -> None:
         self.wire, self.key, self.cwd = wire, key, cwd
-        self.saved: dict[str, Any] = saved or {
-            "count": 0, "used": 0, "mode": "default", "model": "demo-fast", "effort": "medium", "history": [],
-        }  # fmt: skip
+        first = {name: values[0] for name, (_, values) in OPTIONS.items()} | {"effort": "medium"}
+        self.saved = {"count": 0, "used": 0, "mode": "default", **first, "history": [], **(saved or {})}
         self.open: list[_Turn] = []
         self._queue: SimpleQueue[_Turn] = SimpleQueue()
         self._saving = threading.Lock()
@@ -141,6 +140,13 @@ class _Session:
             for name, (category, values) in OPTIONS.items()
         ]  # fmt: skip
 
+    def choose(self, name: str, value: str) -> None:
+        """Take a value. Raises ValueError for one that there is not."""
+        if value not in (MODES if name == "mode" else OPTIONS[name][1]):
+            raise ValueError(f"no such {name}: {value}")
+        self.saved[name] = value
+        self.save()
+
     def save(self) -> None:
         home = os.environ.get("HAPI_DEMO_HOME")
         if home:
@@ -169,9 +175,8 @@ class _Turn:
         try:
             stop = self._obey()
             self.update("usage_update", used=self.session.saved["used"], size=_CONTEXT)
-            self.session.saved["history"] = [*self.session.saved["history"], [self.prompt, "".join(self.said)]][
-                -_HISTORY:
-            ]
+            history = [*self.session.saved["history"], [self.prompt, "".join(self.said)]]
+            self.session.saved["history"] = history[-_HISTORY:]
             self.session.save()
         except Exception as error:  # noqa: BLE001 - the client must hear of it, whatever it is
             self.session.wire.send(
@@ -366,6 +371,15 @@ def _title(turn: _Turn, text: str) -> None:
     turn.update("session_info_update", title=text)
 
 
+def _set(turn: _Turn, text: str) -> None:
+    name, _, value = text.partition(" ")
+    turn.session.choose(name, value)
+    if name == "mode":
+        turn.update("current_mode_update", currentModeId=value)
+    else:
+        turn.update("config_option_update", configOptions=turn.session.options())
+
+
 def _used(turn: _Turn, text: str) -> None:
     turn.session.saved["used"] = int(text)
     turn.update("usage_update", used=int(text), size=_CONTEXT)
@@ -390,6 +404,7 @@ COMMANDS: dict[str, tuple[Callable[[_Turn, str], None], str, str]] = {
     "ask": (_ask, "[TOOL]", "asks for permission"),
     "slow": (_slow, "SECONDS [CHUNKS]", "streams that long"),
     "title": (_title, "TEXT", "names the session"),
+    "set": (_set, "mode|OPTION VALUE", "changes it by myself"),
     "usage": (_used, "N", "says that N tokens are used"),
     "count": (lambda turn, _: turn.text(str(turn.number)), "", "says how many prompts there were"),
     "env": (lambda turn, text: turn.text(os.environ.get(text, "unset")), "NAME", "shows a variable"),
@@ -503,19 +518,15 @@ class _Agent:
 
     def _set_mode(self, request: Any, params: dict[str, Any]) -> None:
         session = self._session(params)
-        if params["modeId"] not in MODES:
-            raise ValueError(f"no such mode: {params['modeId']}")
-        session.saved["mode"] = params["modeId"]
-        session.save()
+        session.choose("mode", params["modeId"])
         self._wire.send(id=request, result={})
         self._wire.update(session.key, "current_mode_update", currentModeId=params["modeId"])
 
     def _set(self, params: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
         session = self._session(params)
-        if value not in OPTIONS[name][1]:
-            raise ValueError(f"no such {name}: {value}")
-        session.saved[name] = value
-        session.save()
+        if name == "model" and session.open and os.environ.get("HAPI_DEMO_BUSY") == "refuse":
+            raise _Refused(INTERNAL, "a turn is running")
+        session.choose(name, value)
         return {"configOptions": session.options()}
 
     def _prompt(self, request: Any, params: dict[str, Any]) -> None:

@@ -59,6 +59,24 @@ def test_trap_39_only_what_was_interrupted_comes_back_as_it_was(runner: Runner) 
     assert listed[stopped["sessionId"]]["reason"] == "stopped by user"
 
 
+def test_trap_36_what_was_chosen_after_the_spawn_comes_back_after_a_reboot(runner: Runner) -> None:
+    """Seen to fail: with the options of the first order instead of those on record."""
+    remembering(runner)
+    runner.settings(agents={"codex": {"use": "demo"}})
+    runner.start()
+    session = runner.spawn("--model", "demo-fast", "--permission-mode", "read-only", "--effort", "low", agent="codex")
+    runner.hapi("send", session["sessionId"], "/set model demo-slow ; /set effort high", check=0)
+    runner.hapi("send", session["sessionId"], "/set service_tier fast ; /say done", check=0)
+    until(lambda: "done" in said(runner, session["sessionId"]), 10, "the agent has changed")
+    runner.wait_phase(session["sessionId"], "idle")
+    power_cut(runner)
+    runner.start()
+    runner.wait_phase(session["sessionId"], "idle")
+    after = record(runner, session["sessionId"])
+    assert (after["model"], after["permission_mode"], after["effort"]) == ("demo-slow", "read-only", "high")
+    assert after["config"] == {"serviceTier": "fast", "collaborationMode": "default"}
+
+
 def test_a_message_that_waited_when_the_machine_went_down_is_given_to_the_agent(runner: Runner) -> None:
     remembering(runner)
     session = runner.spawn()["sessionId"]

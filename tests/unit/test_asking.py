@@ -112,6 +112,24 @@ async def test_an_answer_may_change_the_mode(desk):
     assert await said(await desk.ask("2")) == "allow_always"
 
 
+async def test_a_mode_answers_what_is_open_and_what_it_approves(desk):
+    reading, writing = await desk.ask("1", kind="read"), await desk.ask("2", title="Write", kind="edit")
+    desk.asking.set_mode("read-only", plan_denies=True)
+    assert await said(reading) == "allow_once"
+    assert [request.request_id for request in desk.asking.open] == ["2"]
+    desk.asking.set_mode("plan", plan_denies=True)
+    assert not writing.done(), "a person is at it"
+    desk.asking.set_mode("yolo", plan_denies=True)
+    assert await said(writing) == "allow_always"
+    assert [(outcome.status, outcome.mode) for outcome in desk.asking.outcomes] == [
+        ("approved", "read-only"),
+        ("approved", "yolo"),
+    ]
+    desk.asking.set_mode("plan", plan_denies=True)
+    assert await said(await desk.ask("3", title="Write", kind="edit")) == "reject_once"
+    assert desk.asking.outcomes[-1].status == "denied"
+
+
 async def test_the_end_of_the_turn_answers_everyone(desk):
     tasks = [await desk.ask(str(number)) for number in range(3)]
     desk.asking.cancel_all("Prompt finished")

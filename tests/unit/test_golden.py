@@ -45,6 +45,8 @@ INFO = wire.SessionInfo(
     worktree=wire.WorktreeInfo("/home/u/p", "hapi-fix", "fix", "/home/u/p-worktrees/fix", AT),
     unknown_messages=1,
     events_lost=2,
+    config={"serviceTier": "fast"},
+    defaults={"model": "sonnet"},
 )
 REQUEST = wire.PermissionRequest(
     request_id="call-1", tool="Bash", arguments={"command": "ls"}, created_at=AT, tool_call_id="call-1"
@@ -197,6 +199,7 @@ MESSAGES = (
         config={"k": "v"},
         last_seq=7,
         protocol=2,
+        efforts=[CHOICE],
     ),
     wire.Events([EVENT]),
     wire.LiveReasoning("thought-1", "h"),

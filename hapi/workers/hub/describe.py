@@ -70,8 +70,8 @@ def alive(snapshot: wire.Snapshot, now: int) -> SessionAlive:
         mode="remote",
         permission_mode=UNSET if mode is None else mode,
         model=UNSET if info.model is None or flavor == "dsh" else info.model,
-        effort=snapshot.effort if flavor in flavors.EFFORT and snapshot.effort else UNSET,
-        model_reasoning_effort=snapshot.effort if flavor in flavors.REASONING_EFFORT and snapshot.effort else UNSET,
+        effort=snapshot.effort if flavor in flavors.EFFORT else UNSET,
+        model_reasoning_effort=snapshot.effort if flavor in flavors.REASONING_EFFORT else UNSET,
         service_tier=options.get("serviceTier", UNSET),
         collaboration_mode=options.get("collaborationMode", UNSET),
         copilot_agent_mode=options.get("copilotAgentMode", UNSET),
@@ -81,7 +81,8 @@ def alive(snapshot: wire.Snapshot, now: int) -> SessionAlive:
 def creation(snapshot: wire.Snapshot, host: Host, now: int) -> Json:
     """The body of `POST /cli/sessions`, apart from id and tag."""
     keepalive = alive(snapshot, now).payload() or {}
-    chosen = {key: value for key, value in keepalive.items() if key in {"model", "effort", "modelReasoningEffort"}}
+    taken = {"model", "effort", "modelReasoningEffort"}
+    chosen = {key: value for key, value in keepalive.items() if key in taken and value is not None}
     return {
         "metadata": metadata(snapshot, {}, host, archived=False, now=now),
         "agentState": agent_state(snapshot),

@@ -14,6 +14,7 @@ from hapi.errors import ErrorCode, HapiError
 from hapi.workers.hub import browse, params
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.machine import Machine
+from hapi.workers.hub.model_lists import ModelLists
 from hapi.workers.hub.rpc import Rpc
 from hapi.workers.hub.sessions import Sessions
 
@@ -39,7 +40,7 @@ class _SessionParams(msgspec.Struct, rename="camel"):
 
 
 class MachineRpc:
-    """The machine's methods; model lists of single flavors are not offered."""
+    """The machine's methods."""
 
     def __init__(self, context: Context, machine: Machine, sessions: Sessions) -> None:
         self._context = context
@@ -55,6 +56,7 @@ class MachineRpc:
             "agent-availability": self._availability,
             "path-exists": self._path_exists,
             "list-directory": self._list_directory,
+            **ModelLists(self._context).methods(),
         }
 
     async def _spawn(self, raw: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from hapi import wire
 from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
-from hapi.workers.hub import params
+from hapi.workers.hub import models, params
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.directory_rpc import DirectoryRpc
 from hapi.workers.hub.door import NoAnswer
@@ -71,6 +71,7 @@ class SessionRpc:
             **dict.fromkeys(("listCursorModels", "listPiModels"), self._models),
             "listCodexModels": self._codex_models,
             **DirectoryRpc(self._context, self._session_id, lambda: self._subject.snapshot().info.directory).methods(),
+            **dict.fromkeys(("listOpencodeReasoningEffortOptions", "listGrokReasoningEffortOptions"), self._efforts),
         }
 
     async def _kill(self, _: Any) -> Any:
@@ -113,18 +114,18 @@ class SessionRpc:
         return {"success": True, "commands": commands}
 
     async def _models(self, _: Any) -> Any:
-        snapshot = self._subject.snapshot()
-        models = [{"modelId": choice.value, "name": choice.name} for choice in snapshot.models]
-        current = {"currentModelId": snapshot.info.model} if snapshot.info.model else {}
-        return {"success": True, "availableModels": models, **current}
+        return models.listing(self._choosable())
 
     async def _codex_models(self, _: Any) -> Any:
+        return models.codex(self._choosable())
+
+    async def _efforts(self, _: Any) -> Any:
+        return models.efforts(self._choosable())
+
+    def _choosable(self) -> models.Choosable:
         snapshot = self._subject.snapshot()
-        models = [
-            {"id": choice.value, "displayName": choice.name, "isDefault": choice.value == snapshot.info.model}
-            for choice in snapshot.models
-        ]
-        return {"success": True, "models": models}
+        info = snapshot.info
+        return models.Choosable(info.agent, snapshot.models, info.model, snapshot.efforts, info.effort)
 
     async def _ask(self, body: Any) -> Any:
         return await self._context.bus.request(wire.session_peer(self._session_id), body, REQUEST_TIMEOUT_S)

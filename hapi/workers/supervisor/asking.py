@@ -21,8 +21,10 @@ class Asking:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self.mode: str | None = None
+        self.plan_denies = False
         self.outcomes: list[PermissionOutcome] = []
         self._waiting: dict[str, tuple[PermissionRequest, asyncio.Future[Decision]]] = {}
+        self._kinds: dict[str, str | None] = {}  # of what waits
         self._allowed: set[str] = set()
         self._changed = changed
 
@@ -39,11 +41,22 @@ class Asking:
         request = PermissionRequest(
             request_id=self._free_id(call_id), tool=name, arguments=arguments, created_at=now_ms(), tool_call_id=call_id
         )
-        decision = permissions.automatic(self.mode, kind, allowed_before=name in self._allowed)
+        decision = self._automatic(name, kind)
         if decision is not None:
             self._settle(request, decision)
             return permissions.outcome(options, decision)
+        self._kinds[request.request_id] = kind
         return permissions.outcome(options, await self._wait(request))
+
+    def set_mode(self, mode: str | None, *, plan_denies: bool) -> None:
+        """From now on this mode decides, also on what is open: the requests that it approves are answered."""
+        self.mode, self.plan_denies = mode, plan_denies
+        for request_id, (request, waiting) in list(self._waiting.items()):
+            decision = self._automatic(request.tool, self._kinds.get(request_id))
+            if decision in {"approved", "approved_for_session"} and not waiting.done():
+                del self._waiting[request_id]
+                waiting.set_result(decision)
+                self._settle(request, decision, mode=mode)
 
     def answer(self, answer: AnswerPermission) -> Decision:
         """A person's answer; returns the decision taken. Raises HapiError(bad_request) when nobody waits for it."""
@@ -80,6 +93,11 @@ class Asking:
             return await waiting
         finally:  # the agent may take its question back
             self._waiting.pop(request.request_id, None)
+            self._kinds.pop(request.request_id, None)
+
+    def _automatic(self, tool: str, kind: str | None) -> Decision | None:
+        known = tool in self._allowed
+        return permissions.automatic(self.mode, kind, tool, allowed_before=known, plan_denies=self.plan_denies)
 
     def _settle(
         self, request: PermissionRequest, decision: Decision, mode: str | None = None, reason: str | None = None

@@ -47,7 +47,9 @@ class Session:
         self.info = started.info
         self.lifecycle = Lifecycle(self.info.phase)
         self.asking = Asking(self._asking_changed)
-        self.asking.mode = started.info.permission_mode
+        self._configuration = started.configuration
+        self._mode_told = self.info.permission_mode
+        self.asking.set_mode(self._configuration.allowing, plan_denies=self._configuration.plan_denies)
         self.ended = asyncio.Event()
         self._started = started
         self._agent: AgentProcess = started.agent
@@ -71,6 +73,7 @@ class Session:
     def go(self) -> None:
         """The agent is ready: announce it and begin to serve."""
         self._started.route(self.on_update, self._ask)
+        self._configuration.listen(self._configured, lambda: self.lifecycle.phase in BUSY)
         self._count_unknown("The session was continued; the turn that ran before was cut.")
         if self._journal.state.queue:
             self._queued.set()
@@ -300,6 +303,10 @@ class Session:
             await self._queued.wait()
             self._queued.clear()
             while self._journal.state.queue and self._stopping is None and self._agent.exit is None:
+                for words in await self._configuration.settle():
+                    self._emit(wire.Note(words, is_error=True))
+                if not self._journal.state.queue:
+                    break
                 message = next(iter(self._journal.state.queue.values()))
                 if await self._take(message):
                     await self._run_turn(message)
@@ -372,7 +379,10 @@ class Session:
         if self._turn.title is not None and self._turn.title != self.info.title:
             self.info.title = self._turn.title
             self._announce()
-        if update.get("sessionUpdate") in {"available_commands_update", "current_mode_update"}:
+        if update.get("sessionUpdate") in {"current_mode_update", "config_option_update"}:
+            self._configuration.heard()
+            self._publisher.changed()  # what can be chosen may be new
+        elif update.get("sessionUpdate") == "available_commands_update":
             self._publisher.changed()
 
     async def _ask(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -384,41 +394,26 @@ class Session:
         """A person's answer to a permission request. Raises HapiError(bad_request) when nothing waits for it."""
         decision = self.asking.answer(answer)
         if answer.mode is not None:
-            self._start(self._switch_mode(answer.mode), "mode")
+            self._start(self._configuration.apply({"permissionMode": answer.mode}), "mode")
         if decision == "abort":
             self._start(self.abort(), "abort")
 
     async def configure(self, values: dict[str, str | None]) -> wire.Configured:
-        """Change the mode, the model or the effort; answers with what is in force. Raises HapiError(agent_failed)."""
-        applied: dict[str, str | None] = {}
-        for key, value in values.items():
-            if key == "permissionMode" and value:
-                await self._switch_mode(value)
-                applied[key] = self.asking.mode
-            elif key == "model" and value and await self._driver.set_model(value, self._started.options[0]):
-                self.info.model = applied[key] = value
-            elif (
-                key in {"effort", "modelReasoningEffort"}
-                and value
-                and await self._driver.set_effort(value, self._started.options[1])
-            ):
-                self.info.effort = applied[key] = value
-        self._announce()
-        return wire.Configured(applied)
+        """Change the mode, the model or another option; answers with what is in force. Raises as `Configuration`."""
+        return wire.Configured(await self._configuration.apply(values))
 
-    async def _switch_mode(self, mode: str) -> None:
-        native = self._started.native_modes.get(mode)
-        if native is not None:
-            await self._driver.set_mode(native)
-        self.asking.mode = self.info.permission_mode = mode
-        self._emit(wire.ModeChanged(mode))
+    def _configured(self) -> None:
+        self.asking.set_mode(self._configuration.allowing, plan_denies=self._configuration.plan_denies)
+        mode = self.info.permission_mode
+        if mode is not None and mode != self._mode_told:
+            self._mode_told = mode
+            self._emit(wire.ModeChanged(mode))
         self._announce()
 
     # ------------------------------------------------------------------------------------------------- telling
 
     def snapshot(self) -> wire.Snapshot:
         """The whole state for the hub."""
-        started = self._started
         return wire.Snapshot(
             info=self.info,
             effort=self.info.effort,
@@ -426,11 +421,12 @@ class Session:
             outcomes=self.asking.outcomes,
             worktree=self.info.worktree,
             commands=self._turn.commands or [],
-            models=started.opened.models,
-            modes=started.opened.modes,
-            config=started.order.config,
+            models=self._configuration.models(),
+            modes=self._configuration.modes(),
+            config=self.info.config,
             last_seq=next(reversed(self._journal.state.unconfirmed), 0),
             protocol=wire.PROTOCOL_LEVEL,
+            efforts=self._configuration.efforts(),
         )
 
     def _asking_changed(self) -> None:
