@@ -163,8 +163,9 @@ def test_trap_43_a_live_session_and_whoever_works_in_it_keep_it(place: Place) ->
     assert place.prune()[str(path)]["keptBecause"] == "its session has not ended"
     place.runner.hapi("runner", "stop-session", session, check=0)
     with subprocess.Popen(["sleep", "60"], cwd=path) as visitor:
-        assert place.prune()[str(path)]["state"] == "in use"
+        shown = place.prune()[str(path)]
         visitor.kill()
+    assert (shown["state"], shown["keptBecause"]) == ("in use", "1 process in it")
     assert place.prune()[str(path)]["removed"] is True
 
 
