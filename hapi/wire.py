@@ -325,10 +325,14 @@ class Spawn(msgspec.Struct, tag="spawn", omit_defaults=True, kw_only=True):
 
 
 class StopSession(msgspec.Struct, tag="stop_session", omit_defaults=True):
-    """End a session: `target` is an id, a unique prefix of one, or PID-n. Reply: SessionStopped."""
+    """End a session: `target` is an id, a unique prefix of one, or PID-n. Reply: SessionStopped.
+
+    `why`: no person asked for it. The session was started in vain, for this reason, and is recorded as a failed spawn.
+    """
 
     target: str
     by: Literal["user", "hub"] = "user"
+    why: str = ""
 
 
 class SendText(msgspec.Struct, tag="send_text", omit_defaults=True):

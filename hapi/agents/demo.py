@@ -29,6 +29,7 @@ An ACP agent (JSON-RPC 2.0, one message a line) on stdin and stdout, for trying 
 HAPI_DEMO_HOME      keep sessions in this directory, so that another process can load them (else in memory)
 HAPI_DEMO_DELAY_MS  pause after each piece of text (default 2)
 HAPI_DEMO_BUSY      refuse: no other model while a turn runs
+HAPI_DEMO_RESUME    how old sessions are taken up: load (default), resume (their history is not told), none
 HAPI_DEMO_START     faults at the start, joined by commas: slow:SECONDS, stderr:TEXT, exit:CODE, hang
 """
 MODES = ("default", "acceptEdits", "plan", "bypassPermissions")
@@ -431,6 +432,7 @@ class _Agent:
             "authenticate": lambda _id, _params: {},
             "session/new": self._new,
             "session/load": self._load,
+            "session/resume": self._resume,
             "session/set_mode": self._set_mode,
             "session/set_model": lambda _id, params: self._set(params, "model", params["modelId"]),
             "session/set_config_option": lambda _id, params: self._set(params, params["configId"], params["value"]),
@@ -479,10 +481,16 @@ class _Agent:
 
     def _initialize(self, _id: Any, _params: dict[str, Any]) -> dict[str, Any]:
         prompt = {"image": False, "audio": False, "embeddedContext": False}
+        resume = os.environ.get("HAPI_DEMO_RESUME", "load")
+        session: dict[str, Any] = {"resume": {}} if resume == "resume" else {}
         return {
             "protocolVersion": 1,
             "agentInfo": {"name": "hapi-demo", "title": "Demo", "version": "1"},
-            "agentCapabilities": {"loadSession": True, "promptCapabilities": prompt},
+            "agentCapabilities": {
+                "loadSession": resume == "load",
+                "promptCapabilities": prompt,
+                "sessionCapabilities": session,
+            },
             "authMethods": [],
         }
 
@@ -497,6 +505,10 @@ class _Agent:
         ):
             self._wire.update(key, f"{role}_message_chunk", content=_text_block(text))
         self._open(request, key, params, saved)
+
+    def _resume(self, request: Any, params: dict[str, Any]) -> None:
+        key = str(params["sessionId"])
+        self._open(request, key, params, self._sessions[key].saved if key in self._sessions else _stored(key))
 
     def _open(self, request: Any, key: str, params: dict[str, Any], saved: dict[str, Any] | None) -> None:
         if not os.path.isabs(params["cwd"]):

@@ -106,7 +106,7 @@ MESSAGES = (
     wire.GetStatus(),
     wire.ListSessions(ended=True),
     ORDER,
-    wire.StopSession("1f0c", "hub"),
+    wire.StopSession("1f0c", "hub", "too slow"),
     wire.SendText("1f0c", "hello", "k1"),
     wire.StopRunner("os-signal"),
     wire.Status(

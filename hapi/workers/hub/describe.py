@@ -23,6 +23,8 @@ Json = dict[str, Any]
 def metadata(snapshot: wire.Snapshot, base: Json, host: Host, *, archived: bool, now: int) -> Json:
     """The hub's metadata: ours laid over `base`, whose other keys (a user's rename, the hub's notes) stay."""
     info = snapshot.info
+    failed = info.reason == EndReason.SPAWN_FAILED  # for whoever asked, it never was: an archived row stays so
+    archived = archived or (failed and base.get("lifecycleState") == "archived")
     ours: dict[str, Any] = {
         "path": info.directory,
         "host": host.name,
@@ -36,7 +38,7 @@ def metadata(snapshot: wire.Snapshot, base: Json, host: Host, *, archived: bool,
         "startedFromRunner": info.started_by == "runner",
         "startingMode": "remote",
         "hostPid": info.supervisor.pid if info.supervisor else None,
-        "worktree": _worktree(snapshot.worktree),
+        "worktree": _worktree(snapshot.worktree) or base.get("worktree"),
         "capabilities": {"terminal": False},
         "slashCommands": [command.name for command in snapshot.commands[:MAX_COMMANDS]] or None,
         "summary": _summary(info.title, base, now),

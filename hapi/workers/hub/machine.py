@@ -24,6 +24,7 @@ from hapi.workers.hub.versioned import Cell
 CAPABILITIES = ["agent-availability", "cursor-chat-store-status", "stop-runner"]
 GREETING_TIMEOUT_S = 10.0
 GOODBYE_TIMEOUT_S = 1.0  # the broker waits 3 s for all of us
+SPAWN_ERROR_CHARS = 2_000
 KEY = "machine"
 
 Report = Callable[..., None]
@@ -103,7 +104,9 @@ class Machine:
 
     def spawn_failed(self, error: HapiError) -> None:
         """Show the web why the last spawn failed."""
-        self._change(lastSpawnError={"message": error.message, "at": now_ms()})
+        self._change(
+            lastSpawnError={"message": f"{error.message} {error.hint}".strip()[:SPAWN_ERROR_CHARS], "at": now_ms()}
+        )
 
     def spawn_succeeded(self) -> None:
         """Take the last spawn's error off the web."""

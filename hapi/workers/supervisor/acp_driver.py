@@ -60,6 +60,7 @@ class AcpDriver:
         self.offers = Offers()
         self._native_id = ""
         self._missing: set[str] = set()
+        self._capabilities: dict[str, Any] = {}
 
     @property
     def ended(self) -> bool:
@@ -140,11 +141,12 @@ class AcpDriver:
             client_info=Implementation(name="hapi", version=hapi.__version__),
         )
         answer = await self._request(AGENT_METHODS["initialize"], _dump(request))
-        capabilities = answer.get("agentCapabilities") or {}
-        if resume and capabilities.get("loadSession"):
+        self._capabilities = answer.get("agentCapabilities") or {}
+        how = self._way_to_resume()
+        if resume and how is not None:
             params = {"sessionId": resume, "cwd": directory, "mcpServers": []}
             try:
-                return self._read(await self._request(AGENT_METHODS["session_load"], params), resume, resumed=True)
+                return self._read(await self._request(AGENT_METHODS[how], params), resume, resumed=True)
             except HapiError as error:
                 logger.warning("resume of %s failed, beginning anew: %s", resume, error.message)
         new = NewSessionRequest(cwd=directory, mcp_servers=[])
@@ -153,6 +155,17 @@ class AcpDriver:
         if not isinstance(native_id, str) or not native_id:
             raise HapiError(ErrorCode.AGENT_FAILED, "The agent opened a conversation without an id.")
         return self._read(answer, native_id, resumed=False)
+
+    def _way_to_resume(self) -> str | None:
+        """How the agent takes up an old conversation: with its history told again, which is dropped, or without."""
+        if self._capabilities.get("loadSession"):
+            return "session_load"
+        return "session_resume" if self._can("resume") else None
+
+    def _can(self, what: str) -> bool:
+        """Whether the agent announces that capability of its sessions (ACP: an object, empty or not)."""
+        session = self._capabilities.get("sessionCapabilities")
+        return isinstance(session, dict) and session.get(what) not in (None, False)
 
     def _read(self, answer: dict[str, Any], native_id: str, *, resumed: bool) -> Opened:
         self._native_id = native_id

@@ -19,7 +19,7 @@ from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.crashpoints import crash_point
-from hapi.errors import HapiError
+from hapi.errors import ErrorCode, HapiError
 from hapi.kin import is_ours
 from hapi.lifecycle import Phase
 from hapi.store import SessionDirectory
@@ -167,8 +167,14 @@ class Starter:
     def _prepare_directory(self, started: Started) -> None:
         order = started.order
         wants_worktree = order.worktree is not None
-        create = self._config.create_directories and not wants_worktree and not order.existing
-        path = workspace.prepare_directory(order.directory, self._roots, create=create)
+        may_create = not wants_worktree and not order.existing
+        create = self._config.create_directories and may_create
+        try:
+            path = workspace.prepare_directory(order.directory, self._roots, create=create)
+        except HapiError as error:
+            if error.code is ErrorCode.DIRECTORY_APPROVAL_REQUIRED and not may_create:  # nobody can approve of that
+                raise _missing(order, started.info.worktree) from None
+            raise
         if order.worktree is not None:
             environment = agent_environment(self._base(order), order.session_id, {}, None)
             try:
@@ -213,6 +219,17 @@ class Starter:
             started.notes.append("The agent could not resume its conversation; a new one began.")
         started.ignores_eof = agent.ignores_eof
         started.notes += await started.configuration.begin(order, resumed=opened.resumed)
+
+
+def _missing(order: wire.Spawn, worktree: wire.WorktreeInfo | None) -> HapiError:
+    """Why a directory that is not there will not do, and is not made."""
+    if not order.existing:
+        message = f"{order.directory} does not exist; a worktree is made beside a repository."
+        return HapiError(ErrorCode.WORKTREE_FAILED, message)
+    hint = "Put it back, or start a new session."
+    if worktree is not None:
+        hint = f"It was a worktree. Bring it back with: git worktree add {worktree.worktree_path} {worktree.branch}"
+    return HapiError(ErrorCode.BAD_DIRECTORY, f"The session's directory {order.directory} is gone.", hint)
 
 
 def first_info(order: wire.Spawn, namespace: str, generation: int, **more: Any) -> wire.SessionInfo:
