@@ -11,7 +11,9 @@ from hapi.errors import HapiError
 from hapi.workers.hub import params
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.door import NoAnswer
+from hapi.workers.hub.generated_images import GeneratedImages
 from hapi.workers.hub.rpc import Rpc
+from hapi.workers.hub.skills import Skills
 
 STOP_TIMEOUT_S = 19.0
 BROKER_STOP_TIMEOUT_S = 5.0
@@ -69,6 +71,9 @@ class SessionRpc:
             **dict.fromkeys(("listOpencodeModels", "listGrokModels", "listCopilotModels"), self._models),
             **dict.fromkeys(("listCursorModels", "listPiModels"), self._models),
             "listCodexModels": self._codex_models,
+            "steer-queued-message": self._steer,
+            **GeneratedImages(self._context, self._session_id).methods(),
+            **Skills(self._subject).methods(),
         }
 
     async def _kill(self, _: Any) -> Any:
@@ -100,6 +105,10 @@ class SessionRpc:
     async def _switch(self, _: Any) -> Any:
         """A session of ours is remote always: there is nothing to switch."""
         return {"ok": True}
+
+    async def _steer(self, _: Any) -> Any:
+        """ACP has no way to add to a running turn; the message stays in the queue and runs next."""
+        return {"steered": False, "error": "This agent takes messages between turns only; it stays queued."}
 
     async def _configure(self, raw: Any) -> Any:
         reply = await self._ask(params.configure(raw))

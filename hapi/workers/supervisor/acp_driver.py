@@ -16,7 +16,14 @@ import msgspec
 from acp.connection import Connection
 from acp.exceptions import RequestError
 from acp.meta import AGENT_METHODS, CLIENT_METHODS, PROTOCOL_VERSION
-from acp.schema import ClientCapabilities, Implementation, InitializeRequest, NewSessionRequest
+from acp.schema import (
+    ClientCapabilities,
+    ElicitationCapabilities,
+    ElicitationFormCapabilities,
+    Implementation,
+    InitializeRequest,
+    NewSessionRequest,
+)
 
 import hapi
 from hapi.errors import ErrorCode, HapiError
@@ -27,6 +34,7 @@ from hapi.workers.supervisor.agent_process import AgentProcess
 CALL_TIMEOUT_S = 10.0
 EXIT_GRACE_S = 2.0
 _METHOD_NOT_FOUND = -32601
+_QUESTIONS = frozenset({CLIENT_METHODS["session_request_permission"], CLIENT_METHODS["elicitation_create"]})
 
 _T = TypeVar("_T")
 
@@ -59,6 +67,7 @@ class AcpDriver:
         self.transport = AgentTransport(agent.reader, agent.writer, on_update)
         self._connection = Connection(self._handle, self.transport)
         self.closed = False
+        self.takes: dict[str, Any] = {}  # the agent's promptCapabilities
         self._native_id = ""
         self._opened: Opened | None = None
 
@@ -114,11 +123,14 @@ class AcpDriver:
     async def _open(self, directory: str, resume: str | None) -> Opened:
         request = InitializeRequest(
             protocol_version=PROTOCOL_VERSION,
-            client_capabilities=ClientCapabilities(),
+            client_capabilities=ClientCapabilities(
+                elicitation=ElicitationCapabilities(form=ElicitationFormCapabilities())
+            ),
             client_info=Implementation(name="hapi", version=hapi.__version__),
         )
         answer = await self._request(AGENT_METHODS["initialize"], _dump(request))
         capabilities = answer.get("agentCapabilities") or {}
+        self.takes = _object(capabilities.get("promptCapabilities"))
         if resume and capabilities.get("loadSession"):
             params = {"sessionId": resume, "cwd": directory, "mcpServers": []}
             try:
@@ -208,7 +220,7 @@ class AcpDriver:
         return "\n".join(said).strip() or "It said nothing. Run it by hand to see why."
 
     async def _handle(self, method: str, params: Any, is_notification: bool) -> Any:  # noqa: FBT001 - the SDK's call
-        if method == CLIENT_METHODS["session_request_permission"] and isinstance(params, dict):
+        if method in _QUESTIONS and isinstance(params, dict):
             return await self._on_permission(params)
         if is_notification:
             self.transport.counters[f"unknown {method}"] += 1
@@ -219,6 +231,10 @@ class AcpDriver:
 def _dump(model: Any) -> dict[str, Any]:
     dumped: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
     return dumped
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _words(error: RequestError) -> str:
