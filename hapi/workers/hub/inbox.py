@@ -39,10 +39,7 @@ class Inbox:
     itself remembers them for good.
     """
 
-    def __init__(
-        self, context: Context, session_id: str, emit: Callable[[Notice], Awaitable[None]] | None = None
-    ) -> None:
-        """`emit` tells the hub of a message that no session could ever take."""
+    def __init__(self, context: Context, session_id: str) -> None:
         self._context = context
         self._session_id = session_id
         self.door: Door | None = None  # where the hub is told of a message that no session could take
