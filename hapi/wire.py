@@ -105,7 +105,7 @@ class PermissionRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class PermissionOutcome(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A permission request that is settled, with who settled it how."""
+    """A permission request that is settled, with who settled it how; `answers` are those to a question."""
 
     request: PermissionRequest
     completed_at: int
@@ -113,6 +113,7 @@ class PermissionOutcome(msgspec.Struct, omit_defaults=True, kw_only=True):
     decision: Literal["approved", "approved_for_session", "denied", "abort"] | None = None
     mode: str | None = None
     reason: str | None = None
+    answers: Any = None
 
 
 class Choice(msgspec.Struct, omit_defaults=True):
@@ -171,10 +172,20 @@ class UserText(msgspec.Struct, tag="user_text"):
     text: str
 
 
-class AgentText(msgspec.Struct, tag="agent_text"):
-    """A finished block of the agent's answer, in Markdown."""
+class ImageRef(msgspec.Struct, omit_defaults=True):
+    """An image that the agent showed, kept in the session's directory under `image_id` (hapi.images)."""
+
+    image_id: str
+    file_name: str
+    mime_type: str
+    call_id: str | None = None
+
+
+class AgentText(msgspec.Struct, tag="agent_text", omit_defaults=True):
+    """A finished block of the agent's answer, in Markdown. With `image` that is shown; `text` is then words for it."""
 
     text: str
+    image: ImageRef | None = None
 
 
 class Reasoning(msgspec.Struct, tag="reasoning"):

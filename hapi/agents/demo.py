@@ -41,6 +41,10 @@ OPTIONS = {
 }
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD = -32700, -32600, -32601
 INVALID_PARAMS, INTERNAL, NOT_FOUND = -32602, -32603, -32002
+_SQUARE = (  # a PNG of 32 by 32
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAKklEQVR42mMQqThBU8QwasGoBaMWjFowasGoBaMWjFowasGoBaMW"
+    "DBULAB8sUEyjIlUYAAAAAElFTkSuQmCC"
+)
 _CONTEXT, _SLOW_PAUSE, _HISTORY, _STACK_BYTES, _SPEW_BYTES = 100_000, 0.05, 20, 256 * 1024, 16_000
 
 
@@ -58,7 +62,7 @@ class _Wire:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._asked = 0
-        self.replies: dict[int, SimpleQueue[str]] = {}
+        self.replies: dict[int, SimpleQueue[Any]] = {}
         self.inbound: SimpleQueue[Any] = SimpleQueue()  # lines of stdin, and calls for the main thread
 
     def raw(self, data: bytes) -> None:
@@ -74,25 +78,30 @@ class _Wire:
     def update(self, session: str, kind: str, /, **fields: Any) -> None:
         self.send(method="session/update", params={"sessionId": session, "update": {"sessionUpdate": kind, **fields}})
 
-    def ask_permission(self, inbox: SimpleQueue[str], params: dict[str, Any]) -> str:
-        """The option chosen by the client, or "cancelled"; what a cancel puts into `inbox` counts as a reply."""
+    def ask(self, inbox: SimpleQueue[Any], method: str, *requests: dict[str, Any]) -> list[dict[str, Any]]:
+        """The client's results, asked for all at once; {} for one that a cancel (0 in `inbox`) came before."""
         with self._lock:
-            self._asked += 1
-            number = self._asked
-        self.replies[number] = inbox
-        self.send(id=number, method="session/request_permission", params=params)
-        try:
-            return inbox.get()
-        finally:
+            numbers = range(self._asked + 1, self._asked + 1 + len(requests))
+            self._asked += len(requests)
+        self.replies |= dict.fromkeys(numbers, inbox)
+        for number, params in zip(numbers, requests, strict=True):
+            self.send(id=number, method=method, params=params)
+        found: dict[int, dict[str, Any]] = {}
+        while len(found) < len(numbers):
+            number, result = inbox.get()
+            if not number:
+                break
+            found[number] = result
+        for number in numbers:
             del self.replies[number]
+        return [found.get(number, {}) for number in numbers]
 
     def answered(self, message: dict[str, Any]) -> None:
         """Hand a reply to whoever waits for it; a late one is of no use to anybody."""
         number = message.get("id")
         inbox = self.replies.get(number) if isinstance(number, int) else None
         if inbox:
-            outcome = (message.get("result") or {}).get("outcome") or {}
-            inbox.put(str(outcome.get("optionId", "cancelled")))
+            inbox.put((number, message.get("result") or {}))
 
 
 class _Session:
@@ -117,7 +126,7 @@ class _Session:
     def cancel(self) -> None:
         for turn in list(self.open):
             turn.cancelled.set()
-            turn.inbox.put("cancelled")
+            turn.inbox.put((0, {}))
 
     def _work(self) -> None:
         while True:
@@ -164,8 +173,9 @@ class _Turn:
     def __init__(self, session: _Session, request: Any, text: str, number: int) -> None:
         self.session, self.request, self.prompt, self.number = session, request, text, number
         self.cancelled = threading.Event()
-        self.inbox: SimpleQueue[str] = SimpleQueue()
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
         self.said: list[str] = []
+        self.afterwards: list[str] = []
         self._last = ""
         self._calls = 0
         delay = float(os.environ.get("HAPI_DEMO_DELAY_MS") or 2) / 1000
@@ -185,6 +195,8 @@ class _Turn:
             )
         else:
             self.session.wire.send(id=self.request, result={"stopReason": stop, "usage": self._usage()})
+            for text in self.afterwards:
+                self.update("agent_message_chunk", content=_text_block(text))
 
     def _obey(self) -> str:
         parts = [part.strip() for line in self.prompt.splitlines() for part in f"{line} ".split(" ; ")]
@@ -286,17 +298,79 @@ def _edit(turn: _Turn, text: str) -> None:
 
 
 def _ask(turn: _Turn, text: str) -> None:
-    name = text or "demo"
-    call = turn.tool(name, "execute", rawInput={"command": name})
     kinds = {"allow_once": "Allow once", "allow_always": "Always allow", "reject_once": "Reject"}
     options = [{"optionId": kind, "name": label, "kind": kind} for kind, label in kinds.items()]
-    tool = {"toolCallId": call, "title": name, "kind": "execute", "status": "pending", "rawInput": {"command": name}}
-    params = {"sessionId": turn.session.key, "toolCall": tool, "options": options}
-    outcome = turn.session.wire.ask_permission(turn.inbox, params)
+    calls = [(name, *_asked(turn, name, options)) for name in (part.strip() for part in (text or "demo").split("|"))]
+    results = turn.session.wire.ask(turn.inbox, "session/request_permission", *(params for _, _, params in calls))
     turn.pause(0)
-    status = "completed" if outcome.startswith("allow") else "failed"
-    turn.progress(call, status, _content(f"{name}: {outcome}"))
-    turn.text(f"Permission: {outcome}")
+    for (name, call, _), result in zip(calls, results, strict=True):
+        outcome = _option(result)
+        turn.progress(call, "completed" if outcome.startswith("allow") else "failed", _content(f"{name}: {outcome}"))
+        turn.text(f"Permission: {outcome}" if len(calls) == 1 else f"{name}: {outcome}")
+
+
+def _asked(turn: _Turn, name: str, options: list[dict[str, str]], **more: Any) -> tuple[str, dict[str, Any]]:
+    """A tool call and the request for leave to make it."""
+    more = {"kind": "execute", "rawInput": {"command": name}, **more}
+    call = turn.tool(name, **more)
+    tool = {"toolCallId": call, "title": name, "status": "pending", **more}
+    return call, {"sessionId": turn.session.key, "toolCall": tool, "options": options}
+
+
+def _option(result: dict[str, Any]) -> str:
+    return str((result.get("outcome") or {}).get("optionId", "cancelled"))
+
+
+def _question(turn: _Turn, text: str) -> None:
+    title, *labels = (part.strip() for part in text.split("|"))
+    options = [{"optionId": f"o{at}", "name": label, "kind": "choice"} for at, label in enumerate(labels)]
+    call, params = _asked(turn, title, options, kind="other", rawInput={})
+    (result,) = turn.session.wire.ask(turn.inbox, "session/request_permission", params)
+    turn.pause(0)
+    turn.progress(call, "completed", _content(_option(result)))
+    turn.text(f"Chosen: {_option(result)}")
+
+
+def _form(turn: _Turn, _text: str) -> None:
+    colors = {"type": "string", "title": "Color", "enum": ["red", "blue"]}
+    sizes = {"type": "array", "title": "Sizes", "items": {"enum": ["S", "M", "L"]}}
+    schema = {"type": "object", "properties": {"color": colors, "sizes": sizes}, "required": ["color"]}
+    params = {"sessionId": turn.session.key, "mode": "form", "message": "What shall it be?", "requestedSchema": schema}
+    (result,) = turn.session.wire.ask(turn.inbox, "elicitation/create", params)
+    turn.pause(0)
+    turn.text(f"Form: {json.dumps(result, sort_keys=True)}")
+
+
+def _leave_plan(turn: _Turn, text: str) -> None:
+    kinds = {"acceptEdits": "allow_always", "default": "allow_once", "plan": "reject_once"}
+    options = [{"optionId": mode, "name": mode, "kind": kind} for mode, kind in kinds.items()]
+    call, params = _asked(turn, "Ready to code?", options, kind="switch_mode", rawInput={"plan": text})
+    (result,) = turn.session.wire.ask(turn.inbox, "session/request_permission", params)
+    turn.pause(0)
+    turn.progress(call, "completed" if _option(result) != "plan" else "failed")
+    turn.text(f"Mode: {_option(result)}")
+
+
+def _image(turn: _Turn, text: str) -> None:
+    """A square of one color; or what TEXT says is an image, broken as it may be."""
+    image = {"type": "image", "mimeType": "image/png", "data": text.removeprefix("tool").strip() or _SQUARE}
+    if text.startswith("tool"):
+        call = turn.tool("Draw", "other")
+        turn.progress(call, "completed", {"type": "content", "content": image})
+    else:
+        turn.update("agent_message_chunk", content=image)
+
+
+def _open_tool(turn: _Turn, text: str) -> None:
+    turn.tool(text, "other")
+
+
+def _odd(turn: _Turn, _text: str) -> None:
+    odd: dict[str, dict[str, Any]] = {"from_the_future": {"x": 1}, "user_message_chunk": {"content": _text_block("an echo")},
+           "plan": {"entries": 5}, "tool_call": {"toolCallId": 5, "status": []},
+           "available_commands_update": {"availableCommands": "none"}}  # fmt: skip
+    for kind, fields in odd.items():
+        turn.update(kind, **fields)
 
 
 def _slow(turn: _Turn, text: str) -> None:
@@ -386,6 +460,10 @@ def _used(turn: _Turn, text: str) -> None:
     turn.update("usage_update", used=int(text), size=_CONTEXT)
 
 
+def _late(turn: _Turn, text: str) -> None:
+    turn.afterwards.append(text)
+
+
 def _garbage(turn: _Turn, _text: str) -> None:
     turn.session.wire.raw(b"this line is no JSON\n123\n")
 
@@ -402,7 +480,14 @@ COMMANDS: dict[str, tuple[Callable[[_Turn, str], None], str, str]] = {
     "plan": (_plan, "A | B | C", "makes a plan and carries it out"),
     "tool": (_tool, "NAME [ok|fail]", "calls a tool"),
     "edit": (_edit, "FILE TEXT", "writes a file, without asking"),
-    "ask": (_ask, "[TOOL]", "asks for permission"),
+    "ask": (_ask, "[TOOL | TOOL]", "asks for permission, for several at once"),
+    "question": (_question, "TEXT | A | B", "asks you to choose"),
+    "form": (_form, "", "asks you to fill in a form"),
+    "leave-plan": (_leave_plan, "PLAN", "asks to carry out a plan"),
+    "image": (_image, "[tool] [BASE64]", "shows an image"),
+    "open-tool": (_open_tool, "NAME", "begins a tool call that never ends"),
+    "late": (_late, "TEXT", "says it when the turn is over"),
+    "odd": (_odd, "", "sends updates that nobody knows"),
     "slow": (_slow, "SECONDS [CHUNKS]", "streams that long"),
     "title": (_title, "TEXT", "names the session"),
     "set": (_set, "mode|OPTION VALUE", "changes it by myself"),
@@ -480,7 +565,7 @@ class _Agent:
                 self._wire.send(id=request, result=result)
 
     def _initialize(self, _id: Any, _params: dict[str, Any]) -> dict[str, Any]:
-        prompt = {"image": False, "audio": False, "embeddedContext": False}
+        prompt = {"image": True, "audio": False, "embeddedContext": True}
         resume = os.environ.get("HAPI_DEMO_RESUME", "load")
         session: dict[str, Any] = {"resume": {}} if resume == "resume" else {}
         return {
@@ -542,8 +627,16 @@ class _Agent:
         return {"configOptions": session.options()}
 
     def _prompt(self, request: Any, params: dict[str, Any]) -> None:
-        blocks = [block.get("text") or block.get("uri") or f"[{block.get('type')}]" for block in params["prompt"]]
-        self._session(params).prompt(request, "\n".join(blocks))
+        self._session(params).prompt(request, "\n".join(map(_words, params["prompt"])))
+
+
+def _words(block: dict[str, Any]) -> str:
+    """A block of the prompt as a person would say it."""
+    resource = block.get("resource") or {}
+    if resource.get("text"):
+        return f"{resource['uri']} says {resource['text']}"
+    given = f"[{block.get('type')} {block.get('mimeType')}, {len(block.get('data') or '') * 3 // 4} bytes]"
+    return str(block.get("text") or block.get("uri") or given)
 
 
 def _text_block(text: str) -> dict[str, str]:

@@ -68,7 +68,7 @@ async def test_answers(desk, changes, option, status, decision):
     (request,) = desk.asking.open
     assert (request.request_id, request.tool, request.arguments) == ("c", "Bash", {"command": "ls"})
     assert desk.changes == 1
-    assert desk.asking.answer(answer(**changes)) == decision
+    assert desk.asking.answer(answer(**changes)).decision == decision
     assert await said(task) == option
     (outcome,) = desk.asking.outcomes
     assert (outcome.request, outcome.status, outcome.decision) == (request, status, decision)

@@ -52,7 +52,13 @@ REQUEST = wire.PermissionRequest(
     request_id="call-1", tool="Bash", arguments={"command": "ls"}, created_at=AT, tool_call_id="call-1"
 )
 OUTCOME = wire.PermissionOutcome(
-    request=REQUEST, completed_at=AT + 2, status="denied", decision="abort", mode="plan", reason="no"
+    request=REQUEST,
+    completed_at=AT + 2,
+    status="denied",
+    decision="abort",
+    mode="plan",
+    reason="no",
+    answers={"0": ["Red"]},
 )
 ATTACHMENT = wire.Attachment("a1", "x.png", "image/png", 12, "/tmp/x.png")
 MESSAGE = wire.UserMessage(id="m1", text="hello", created_at=AT, local_id="l1", seq=5, attachments=[ATTACHMENT])
@@ -77,12 +83,12 @@ ORDER = wire.Spawn(
 HUB = wire.HubStatus(
     url="http://hub", online=True, reason="fine", refused=True, retry_at=AT, machine_id="mac", counters={"sent": 1}
 )
-EVENT = wire.NumberedEvent(7, AT, wire.AgentText("hi"))
+EVENT = wire.NumberedEvent(7, AT, wire.AgentText("hi", wire.ImageRef("i1", "a.png", "image/png", "c1")))
 CHOICE = wire.Choice("opus", "Opus", "the large one")
 
 MESSAGES = (
     wire.UserText("hello"),
-    wire.AgentText("**hi** ☺"),
+    wire.AgentText("**hi** ☺", wire.ImageRef("i1", "a.png", "image/png", "c1")),
     wire.Reasoning("thought-1", "hm"),
     wire.ToolCall("c1", "Bash", {"command": "ls", "n": [1, 2.5, None, True]}, "in_progress", "List", "execute"),
     wire.ToolResult("c1", {"out": ["a"]}, is_error=True),

@@ -159,12 +159,21 @@ def _request(request: wire.PermissionRequest) -> Json:
 
 def _outcome(outcome: wire.PermissionOutcome) -> Json:
     extra = {"decision": outcome.decision, "mode": outcome.mode, "reason": outcome.reason and cut(outcome.reason)}
+    extra["answers"] = _answers(outcome.answers)
     return {
         **_request(outcome.request),
         "completedAt": outcome.completed_at,
         "status": outcome.status,
         **{key: value for key, value in extra.items() if value is not None},
     }
+
+
+def _answers(answers: Any) -> Any:
+    """What was answered to a question, if it is of one of the two shapes that the hub's schema has."""
+    if not isinstance(answers, dict) or not answers:
+        return None
+    plain = all(isinstance(words, list) for words in answers.values())
+    return cut_deep(answers) if plain or all(isinstance(words, dict) for words in answers.values()) else None
 
 
 def _options(config: dict[str, str]) -> dict[str, str]:

@@ -72,7 +72,7 @@ class Machine:
         self._report = report
         self._machine_id = context.host.machine_id
         auth = {"clientType": "machine-scoped", "machineId": self._machine_id}
-        self._door = Door(context.site, auth, self._received)
+        self._door = context.machine_door = Door(context.site, auth, self._received)
         self._keeper = Keeper(self._door, self, asyncio.Semaphore(1))
         self._rpc = RpcTable(self._machine_id, {}, context.counters)
         self._metadata = Cell(0, None)

@@ -12,7 +12,9 @@ from hapi.workers.hub import models, params
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.directory_rpc import DirectoryRpc
 from hapi.workers.hub.door import NoAnswer
+from hapi.workers.hub.generated_images import GeneratedImages
 from hapi.workers.hub.rpc import Rpc
+from hapi.workers.hub.skills import Skills
 
 STOP_TIMEOUT_S = 19.0
 BROKER_STOP_TIMEOUT_S = 5.0
@@ -72,6 +74,9 @@ class SessionRpc:
             "listCodexModels": self._codex_models,
             **DirectoryRpc(self._context, self._session_id, lambda: self._subject.snapshot().info.directory).methods(),
             **dict.fromkeys(("listOpencodeReasoningEffortOptions", "listGrokReasoningEffortOptions"), self._efforts),
+            "steer-queued-message": self._steer,
+            **GeneratedImages(self._context, self._session_id).methods(),
+            **Skills(self._subject).methods(),
         }
 
     async def _kill(self, _: Any) -> Any:
@@ -103,6 +108,10 @@ class SessionRpc:
     async def _switch(self, _: Any) -> Any:
         """A session of ours is remote always: there is nothing to switch."""
         return {"ok": True}
+
+    async def _steer(self, _: Any) -> Any:
+        """ACP has no way to add to a running turn; the message stays in the queue and runs next."""
+        return {"steered": False, "error": "This agent takes messages between turns only; it stays queued."}
 
     async def _configure(self, raw: Any) -> Any:
         reply = await self._ask(params.configure(raw))

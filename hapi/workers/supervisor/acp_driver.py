@@ -16,7 +16,14 @@ import msgspec
 from acp.connection import Connection
 from acp.exceptions import RequestError
 from acp.meta import AGENT_METHODS, CLIENT_METHODS, PROTOCOL_VERSION
-from acp.schema import ClientCapabilities, Implementation, InitializeRequest, NewSessionRequest
+from acp.schema import (
+    ClientCapabilities,
+    ElicitationCapabilities,
+    ElicitationFormCapabilities,
+    Implementation,
+    InitializeRequest,
+    NewSessionRequest,
+)
 
 import hapi
 from hapi.agents.offers import MODE, Offers
@@ -28,6 +35,7 @@ CALL_TIMEOUT_S = 10.0
 EXIT_GRACE_S = 2.0
 _METHOD_NOT_FOUND = -32601
 _SET_MODEL = "session/set_model"  # the SDK has no name for it
+_QUESTIONS = frozenset({CLIENT_METHODS["session_request_permission"], CLIENT_METHODS["elicitation_create"]})
 
 _T = TypeVar("_T")
 
@@ -58,6 +66,7 @@ class AcpDriver:
         self._connection = Connection(self._handle, self.transport)
         self.closed = False
         self.offers = Offers()
+        self.takes: dict[str, Any] = {}  # the agent's promptCapabilities
         self._native_id = ""
         self._missing: set[str] = set()
         self._capabilities: dict[str, Any] = {}
@@ -137,11 +146,14 @@ class AcpDriver:
     async def _open(self, directory: str, resume: str | None) -> Opened:
         request = InitializeRequest(
             protocol_version=PROTOCOL_VERSION,
-            client_capabilities=ClientCapabilities(),
+            client_capabilities=ClientCapabilities(
+                elicitation=ElicitationCapabilities(form=ElicitationFormCapabilities())
+            ),
             client_info=Implementation(name="hapi", version=hapi.__version__),
         )
         answer = await self._request(AGENT_METHODS["initialize"], _dump(request))
         self._capabilities = answer.get("agentCapabilities") or {}
+        self.takes = _object(self._capabilities.get("promptCapabilities"))
         how = self._way_to_resume()
         if resume and how is not None:
             params = {"sessionId": resume, "cwd": directory, "mcpServers": []}
@@ -228,7 +240,7 @@ class AcpDriver:
         return "\n".join(said).strip() or "It said nothing. Run it by hand to see why."
 
     async def _handle(self, method: str, params: Any, is_notification: bool) -> Any:  # noqa: FBT001 - the SDK's call
-        if method == CLIENT_METHODS["session_request_permission"] and isinstance(params, dict):
+        if method in _QUESTIONS and isinstance(params, dict):
             return await self._on_permission(params)
         if is_notification:
             self.transport.counters[f"unknown {method}"] += 1
@@ -239,6 +251,10 @@ class AcpDriver:
 def _dump(model: Any) -> dict[str, Any]:
     dumped: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
     return dumped
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _words(error: RequestError) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from signal import SIGKILL
 from typing import Any, Literal
 
@@ -22,13 +23,16 @@ from hapi.journal import Journal
 from hapi.lifecycle import BUSY, EndReason, Lifecycle, Phase
 from hapi.store import SessionDirectory
 from hapi.workers.link import Link
-from hapi.workers.supervisor import title
-from hapi.workers.supervisor.acp_events import Turn, usage
+from hapi.workers.supervisor import prompt, title
+from hapi.workers.supervisor.acp_events import Said, Turn
+from hapi.workers.supervisor.acp_tools import Picture
 from hapi.workers.supervisor.agent_process import KILL, LADDER_S, AgentProcess, Exit
 from hapi.workers.supervisor.asking import Asking
 from hapi.workers.supervisor.memory import MemoryWatch
+from hapi.workers.supervisor.pictures import Pictures
 from hapi.workers.supervisor.publisher import Publisher
 from hapi.workers.supervisor.start import Started
+from hapi.workers.supervisor.stragglers import Stragglers
 
 CANCEL_GRACE_S = 1.0
 LIVE_THINKING_S = 0.25
@@ -61,6 +65,9 @@ class Session:
         self._publisher = Publisher(link, journal, self.snapshot)
         self._queued = asyncio.Event()
         self._turn_over = asyncio.Event()
+        self._turn_over.set()
+        self._pictures = Pictures(directory.path, self._emit)
+        self._stragglers = Stragglers(lambda: self._show(self._turn.flush()))
         self._stopping: asyncio.Task[wire.SessionStopped] | None = None
         self._released = False
         self._live_at = 0.0
@@ -205,8 +212,8 @@ class Session:
         reason = end_reason(exit_, busy=self._journal.state.turn_open, out_of_memory=self._memory.ran_out())
         self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
         self.asking.cancel_all("The agent ended")
-        for event in self._turn.finish("cancelled"):
-            self._emit(event)
+        await self._pictures.settled()
+        self._show(self._turn.finish("cancelled"))
         self._count_unknown("The agent ended in the middle of its turn.")
         self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=reason is not EndReason.COMPLETED))
         self._end(reason, f"{exit_.words()}\n{tail}".strip())
@@ -330,17 +337,18 @@ class Session:
 
     async def _run_turn(self, message: wire.UserMessage) -> None:
         self.info.detail = None
+        self._stragglers.flush()
         self._turn_over.clear()
         self._move(Phase.WORKING)
         stop_reason = "error"
         try:
-            answer = await self._driver.prompt(_blocks(message), lambda: self._consumed(message))
+            answer = await self._driver.prompt(await self._blocks(message), lambda: self._consumed(message))
             stop_reason = str(answer.get("stopReason") or "end_turn")
-            self._finish_turn(stop_reason)
-            for event in usage(answer, self.info.model):
+            await self._finish_turn(stop_reason)
+            for event in self._turn.spent(answer, self.info.model):
                 self._emit(event)
         except HapiError as error:
-            self._finish_turn(stop_reason)
+            await self._finish_turn(stop_reason)
             if self._agent.exit is not None:
                 return  # the session ends with this turn: `_watch_agent` says how
             if self._stopping is None:
@@ -359,18 +367,30 @@ class Session:
         self._emit(wire.Consumed([message.local_id] if message.local_id else []))
         crash_point("supervisor.in.consumed")
 
-    def _finish_turn(self, stop_reason: str) -> None:
-        for event in self._turn.finish(stop_reason):
-            self._emit(event)
+    async def _blocks(self, message: wire.UserMessage) -> list[dict[str, Any]]:
+        """A message as ACP content; a file that the agent cannot get is said in the chat."""
+        if not message.attachments:
+            return [{"type": "text", "text": message.text}]
+        allowed = (self._directory.path / "uploads", Path(self.info.directory))
+        blocks, problems = await asyncio.to_thread(prompt.blocks, message, self._driver.takes, allowed)
+        for problem in problems:
+            self._emit(wire.Note(problem, is_error=True))
+        return blocks
+
+    async def _finish_turn(self, stop_reason: str) -> None:
         self.asking.cancel_all("Prompt finished")
+        if stop_reason != "error":
+            await self._stragglers.wait()
+        await self._pictures.settled()
+        self._show(self._turn.finish(stop_reason))
         self._turn_over.set()
 
     # ------------------------------------------------------------------------------------------------- the agent
 
     def on_update(self, update: dict[str, Any]) -> None:
-        """An ACP session update."""
-        for event in self._turn.update(update):
-            self._emit(event)
+        """An ACP session update; one that comes when its turn is over is shown a moment later."""
+        self._stragglers.heard(update.get("sessionUpdate"), between_turns=self._turn_over.is_set())
+        self._show(self._turn.update(update))
         if monotonic() - self._live_at >= LIVE_THINKING_S:  # first the clock: the text is long to join
             thinking = self._turn.thinking
             if thinking is not None:
@@ -386,16 +406,20 @@ class Session:
             self._publisher.changed()
 
     async def _ask(self, params: dict[str, Any]) -> dict[str, Any]:
-        for event in self._turn.flush():
-            self._emit(event)
+        self._show(self._turn.flush())
         return await self.asking.ask(params, self._turn)
 
     def answer(self, answer: wire.AnswerPermission) -> None:
         """A person's answer to a permission request. Raises HapiError(bad_request) when nothing waits for it."""
-        decision = self.asking.answer(answer)
-        if answer.mode is not None:
-            self._start(self._configuration.apply({"permissionMode": answer.mode}), "mode")
-        if decision == "abort":
+        try:
+            settled = self.asking.answer(answer)
+        except HapiError as error:
+            if any(request.request_id == answer.request_id for request in self.asking.open):
+                self._emit(wire.Note(error.message, is_error=True))  # the web does not show what we answer to it
+            raise
+        if settled.mode is not None:
+            self._start(self._configuration.apply({"permissionMode": settled.mode}), "mode")
+        if settled.decision == "abort":
             self._start(self.abort(), "abort")
 
     async def configure(self, values: dict[str, str | None]) -> wire.Configured:
@@ -457,6 +481,14 @@ class Session:
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self.info)))
         self._publisher.changed()
 
+    def _show(self, said: list[Said]) -> None:
+        """Emit events; an image is stored before it is shown."""
+        for event in said:
+            if isinstance(event, Picture):
+                self._pictures.take(event)
+            else:
+                self._emit(event)
+
     def _emit(self, event: wire.Event) -> None:
         try:
             self._publisher.emit(event)
@@ -485,10 +517,3 @@ def end_reason(exit_: Exit, *, busy: bool, out_of_memory: bool) -> EndReason:
     if exit_.signal is not None:
         return EndReason.MEMORY_LIMIT if out_of_memory and exit_.signal == SIGKILL else EndReason.AGENT_CRASHED
     return EndReason.AGENT_EXITED if busy or exit_.code else EndReason.COMPLETED
-
-
-def _blocks(message: wire.UserMessage) -> list[dict[str, Any]]:
-    """A message as ACP content: references to its files, then its words."""
-    references = " ".join(f"@{attachment.path}" for attachment in message.attachments)
-    text = f"{references}\n\n{message.text}" if references else message.text
-    return [{"type": "text", "text": text}]

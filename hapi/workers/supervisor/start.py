@@ -23,6 +23,7 @@ from hapi.errors import ErrorCode, HapiError
 from hapi.kin import is_ours
 from hapi.lifecycle import Phase
 from hapi.store import SessionDirectory
+from hapi.workers.supervisor import questions
 from hapi.workers.supervisor.acp_events import Turn
 from hapi.workers.supervisor.agent_process import AgentProcess, Launch
 from hapi.workers.supervisor.configuring import Configuration
@@ -66,7 +67,7 @@ class Started:
 
     async def on_permission(self, params: dict[str, Any]) -> dict[str, Any]:
         if self._on_permission is None:
-            return {"outcome": {"outcome": "cancelled"}}
+            return questions.cancelled(params)
         return await self._on_permission(params)
 
 
