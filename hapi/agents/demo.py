@@ -132,7 +132,6 @@ class _Session:
         while True:
             turn = self._queue.get()
             turn.run()
-            self.open.remove(turn)
 
     def describe(self) -> dict[str, Any]:
         """Modes, models and options as `session/new` and `session/load` answer them."""
@@ -190,13 +189,15 @@ class _Turn:
             self.session.saved["history"] = history[-_HISTORY:]
             self.session.save()
         except Exception as error:  # noqa: BLE001 - the client must hear of it, whatever it is
-            self.session.wire.send(
-                id=self.request, error={"code": INTERNAL, "message": f"{type(error).__name__}: {error}"}
-            )
+            self._answer(error={"code": INTERNAL, "message": f"{type(error).__name__}: {error}"})
         else:
-            self.session.wire.send(id=self.request, result={"stopReason": stop, "usage": self._usage()})
+            self._answer(result={"stopReason": stop, "usage": self._usage()})
             for text in self.afterwards:
                 self.update("agent_message_chunk", content=_text_block(text))
+
+    def _answer(self, **answer: Any) -> None:
+        self.session.open.remove(self)
+        self.session.wire.send(id=self.request, **answer)
 
     def _obey(self) -> str:
         parts = [part.strip() for line in self.prompt.splitlines() for part in f"{line} ".split(" ; ")]
