@@ -421,6 +421,10 @@ class TestUploads:
             at.web.archive(at.session)
             until(lambda: not at.web.session(at.session)["active"], 15, "the session is archived")
             assert path.read_bytes() == b"plan"
+            resumed = at.web.post(f"/api/sessions/{at.session}/resume")
+            assert resumed["sessionId"] == at.session
+            assert at.read(str(path)) == b"plan"
+            assert at.drop(str(path))["success"]
         finally:
             at.session = before
 

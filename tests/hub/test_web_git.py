@@ -207,39 +207,41 @@ class TestHostile:
     def test_nothing_that_a_repository_names_is_run(self, at: Desk) -> None:
         root = repository(at, "hostile")
         mark = at.place / "ran"
-        trap = f"touch {mark}; cat"
+        run = f": > {mark};"  # the shell's own words: the runner's PATH here has nothing but git
+        trap = f"{run} while read -r line; do echo $line; done"
         settings = {
-            "core.fsmonitor": f"touch {mark}",
-            "core.pager": f"touch {mark}",
-            "core.sshCommand": f"touch {mark}",
-            "core.editor": f"touch {mark}",
+            "core.fsmonitor": run,
+            "core.pager": run,
+            "core.sshCommand": run,
+            "core.editor": run,
             "core.hooksPath": str(root / "hooks"),
-            "diff.external": f"touch {mark}",
-            "diff.evil.command": f"touch {mark}",
+            "diff.external": run,
+            "diff.evil.command": run,
             "diff.evil.textconv": trap,
             "filter.evil.clean": trap,
             "filter.evil.smudge": trap,
             "filter.evil.required": "true",
             "filter.a=b.clean": trap,
             "filter.a=b.required": "true",
-            "filter.long.process": f"touch {mark}",
-            "pager.status": f"touch {mark}",
+            "filter.long.process": run,
+            "pager.status": run,
             "color.ui": "always",
             "diff.noprefix": "true",
-            "alias.status": f"!touch {mark}",
+            "alias.status": f"!{run}",
         }
         for key, value in settings.items():
             git(root, "config", key, value)
         for name in ("post-index-change", "fsmonitor-watchman", "pre-commit"):
             (root / "hooks").mkdir(exist_ok=True)
-            (root / "hooks" / name).write_text(f"#!/bin/sh\ntouch {mark}\n")
+            (root / "hooks" / name).write_text(f"#!/bin/sh\n{run}\n")
             (root / "hooks" / name).chmod(0o755)
         (root / ".gitattributes").write_text("a.txt filter=evil diff=evil\nsub/b.txt filter=a=b\nc filter=long\n")
         (root / "c").write_text("c\n")
         (root / "a.txt").write_text("one\nchanged\n")
         (root / "sub/b.txt").write_text("changed\n")
-        (root / "git").write_text(f"#!/bin/sh\ntouch {mark}\n")
-        (root / "git").chmod(0o755)
+        for place in (root, at.runner.project):  # PATH has a dot
+            (place / "git").write_text(f"#!/bin/sh\n{run}\n")
+            (place / "git").chmod(0o755)
         mark.unlink(missing_ok=True)
         at.open(root)
         assert at.changes()["a.txt"] == ".M"
@@ -258,8 +260,8 @@ class TestHostile:
         git(root, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", origin, "inner")
         git(root, "commit", "-qm", "submodule")
         inner = root / "inner"
-        git(inner, "config", "core.fsmonitor", f"touch {mark}")
-        git(inner, "config", "filter.evil.clean", f"touch {mark}; cat")
+        git(inner, "config", "core.fsmonitor", f": > {mark};")
+        git(inner, "config", "filter.evil.clean", f": > {mark}; cat")
         (inner / ".gitattributes").write_text("* filter=evil\n")
         (inner / "a.txt").write_text("changed, of another length\n")
         mark.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ _LEAF = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
-class Denied(HapiError):
+class Outside(HapiError):
     """The path leads out of the directory. The message has the form that the hub's web app knows (§5.10)."""
 
     def __init__(self, path: str) -> None:
@@ -36,16 +36,18 @@ class Unusable(HapiError):
 def resolve(root: str, path: str, base: str | None = None) -> str:
     """Where `path` (relative to `base`, else to `root`) really is, links resolved. It need not exist.
 
-    Raises Denied when that is outside `root`, also for what is no path at all.
+    Raises Outside when that is outside `root`, also for what is no path at all; Unusable when it cannot be told.
     """
     if "\0" in path:
-        raise Denied(path)
+        raise Outside(path)
     try:
         real, inside = os.path.realpath(os.path.join(base or root, path)), os.path.realpath(root)
     except UnicodeEncodeError:  # half a character, as JavaScript may send it
-        raise Denied(path.encode("utf-8", "replace").decode()) from None
+        raise Outside(path.encode("utf-8", "replace").decode()) from None
+    except OSError as error:  # it changed while it was looked at
+        raise Unusable(path, _why(error)) from None
     if not is_inside(real, inside):
-        raise Denied(path)
+        raise Outside(path)
     return real
 
 
@@ -57,7 +59,7 @@ def is_inside(path: str, root: str) -> bool:
 def locate(root: str, path: str, base: str | None = None) -> str:
     """`resolve` for a path as the web sends it: a name in git's quotes is understood when the literal one is missing.
 
-    Raises Denied.
+    Raises Outside, Unusable.
     """
     first, *others = names.spellings(path)
     literal = resolve(root, first, base)
@@ -66,8 +68,8 @@ def locate(root: str, path: str, base: str | None = None) -> str:
     for spelling in others:
         try:
             real = resolve(root, spelling, base)
-        except Denied:
-            raise Denied(path) from None
+        except Outside:
+            raise Outside(path) from None
         if os.path.lexists(real):
             return real
     return literal
@@ -76,7 +78,7 @@ def locate(root: str, path: str, base: str | None = None) -> str:
 def open_inside(root: str, path: str) -> int:
     """A descriptor, for reading, of a regular file or directory inside `root`. The caller closes it.
 
-    Raises Denied, Unusable for what is neither, is missing, or may not be read.
+    Raises Outside, Unusable for what is neither, is missing, or may not be read.
     """
     real = locate(root, path)
     steps = os.path.relpath(real, os.path.realpath(root)).split(os.sep)
@@ -86,7 +88,7 @@ def open_inside(root: str, path: str) -> int:
         return _walk(os.path.realpath(root), steps, path)
     except OSError as error:
         if error.errno == errno.ELOOP:  # a loop, or swapped for a link after it was resolved
-            raise Denied(path) from None
+            raise Outside(path) from None
         raise Unusable(path, _why(error)) from None
 
 

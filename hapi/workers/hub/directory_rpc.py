@@ -103,6 +103,8 @@ def _told(handler: Rpc) -> Rpc:
             return await handler({} if raw is None else raw)
         except HapiError as error:
             return {"success": False, "error": f"{error.message} {error.hint}".strip()}
+        except OSError as error:
+            return {"success": False, "error": f"{error.strerror}."}
         except (ValueError, msgspec.ValidationError) as error:
             return {"success": False, "error": f"Invalid parameters: {error}"}
 

@@ -11,7 +11,7 @@ import stat
 from typing import Any
 
 from hapi.workers.hub import names
-from hapi.workers.hub.confined import Denied, Unusable, is_inside, locate, open_inside
+from hapi.workers.hub.confined import Outside, Unusable, is_inside, locate, open_inside
 
 MAX_READ = 32 << 20
 MAX_ENTRIES = 5000
@@ -19,7 +19,7 @@ MAX_STATS = 500
 
 
 def read_file(root: str, path: str) -> dict[str, Any]:
-    """The answer to `readFile`. Raises HapiError: Denied, Unusable, also for a file of more than MAX_READ bytes."""
+    """The answer to `readFile`. Raises HapiError: Outside, Unusable, also for a file of more than MAX_READ bytes."""
     fd = open_inside(root, path)
     try:
         status = os.fstat(fd)
@@ -43,7 +43,7 @@ def read_file(root: str, path: str) -> dict[str, Any]:
 
 
 def list_directory(root: str, path: str) -> dict[str, Any]:
-    """The answer to `listDirectory`: directories first, MAX_ENTRIES at most. Raises Denied, Unusable."""
+    """The answer to `listDirectory`: directories first, MAX_ENTRIES at most. Raises Outside, Unusable."""
     fd = open_inside(root, path)
     try:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -67,7 +67,7 @@ def stat_files(root: str, paths: list[str]) -> dict[str, Any]:
 def _stat_entry(root: str, path: str) -> dict[str, Any]:
     try:
         status = os.lstat(locate(root, path))
-    except (Denied, OSError):
+    except (Outside, Unusable, OSError):
         return {"path": path}
     plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
     return {"path": path, **_facts(status)} if plain else {"path": path}

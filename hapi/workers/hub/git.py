@@ -15,7 +15,7 @@ import msgspec
 
 from hapi.errors import ErrorCode, HapiError
 from hapi.workers.hub import programs
-from hapi.workers.hub.confined import Denied, is_inside, resolve
+from hapi.workers.hub.confined import Outside, is_inside, resolve
 from hapi.workers.hub.names import spellings
 
 _SAFE = (
@@ -52,7 +52,7 @@ class Query(msgspec.Struct, frozen=True):
 def status(root: str, asked: GitParams) -> Query:
     """`git-status`: porcelain v2, paths relative to `cwd`, only what lies below it. Blocking, as all that make a Query.
 
-    Raises HapiError: Denied, missing_tool.
+    Raises HapiError: Outside, missing_tool.
     """
     options = ("status", "--porcelain=v2", "--branch", "--untracked-files=all", "--ignore-submodules=dirty")
     return _query(root, asked, [*options, "--", "."])
@@ -88,17 +88,19 @@ async def answer(query: Query) -> dict[str, Any]:
 
 
 def file_in(root: str, place: str, path: str) -> str:
-    """The file's path from `place`, as git wants it; the file itself may be gone, or be a link. Raises Denied."""
+    """The file's path from `place`, as git wants it; the file itself may be gone, or be a link. Raises Outside."""
     found = [_relative(root, place, spelling) for spelling in spellings(path)]
     return next((name for name in found if os.path.lexists(os.path.join(place, name))), found[-1])
 
 
 def _relative(root: str, place: str, path: str) -> str:
+    if "\0" in path:
+        raise Outside(path)
     lexical = os.path.normpath(os.path.join(place, path))
     if os.path.isabs(path) and not is_inside(lexical, place):  # spelled with the links of the way to it
-        lexical = os.path.join(os.path.realpath(os.path.dirname(lexical)), os.path.basename(lexical))
-    if "\0" in path or not is_inside(lexical, os.path.realpath(root)):
-        raise Denied(path)
+        lexical = os.path.join(resolve(root, os.path.dirname(lexical)), os.path.basename(lexical))
+    if not is_inside(lexical, os.path.realpath(root)):
+        raise Outside(path)
     resolve(root, os.path.dirname(lexical) if lexical != place else lexical)
     return os.path.relpath(lexical, place)
 

@@ -45,7 +45,7 @@ class SearchParams(msgspec.Struct, rename="camel"):
 
 
 class Search:
-    """One search. `__init__` and `answer` block: they are for a thread. Raises Denied, HapiError(bad_request)."""
+    """One search. `__init__` and `answer` block: they are for a thread. Raises Outside, HapiError(bad_request)."""
 
     def __init__(self, root: str, asked: SearchParams) -> None:
         if asked.file_search is None or len(asked.file_search.query) > MAX_QUERY:

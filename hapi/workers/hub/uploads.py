@@ -89,8 +89,8 @@ def delete(directory: str, asked: DeleteParams) -> dict[str, Any]:
 
 def name_inside(directory: str, path: str) -> str | None:
     """The name of an upload by its path as `store` gave it out; None for any other path. Pure."""
-    parent, name = os.path.split(path)
-    outside = parent != directory or name in {"", ".", ".."} or "\0" in path or not _is_text(path)
+    name = os.path.basename(path)
+    outside = path != os.path.join(directory, name) or name in {"", ".", ".."} or "\0" in path or not _is_text(path)
     return None if outside else name
 
 
