@@ -365,6 +365,16 @@ class TestModes:
         (request,) = until(lambda: stage.requests(session), SOON, "a person is asked")
         stage.web.deny(session, request)
 
+    def test_an_approval_may_change_the_mode_for_all(self, stage: Stage) -> None:
+        session = stage.spawn("claude", permissionMode="plan")
+        stage.web.send(session, "/ask one")
+        (request,) = until(lambda: stage.requests(session), SOON, "it asks")
+        stage.web.approve(session, request, mode="acceptEdits")
+        stage.shown(session, permissionMode="acceptEdits")
+        until(lambda: '"mode": "acceptEdits"' in saved(stage, session), SOON, "the agent has it, too")
+        until(lambda: request in stage.completed(session), SOON, "the entry is settled")
+        assert stage.completed(session)[request]["mode"] == "acceptEdits"
+
     @pytest.mark.parametrize(
         ("agent", "mode"), [("claude", "bypassPermissions"), ("grok", "bypassPermissions"), ("codex", "yolo")]
     )
