@@ -22,7 +22,7 @@ from tests.support.wait import until
 
 pytestmark = pytest.mark.hub
 
-FLAVORS = ("claude", "codex", "opencode", "grok", "copilot", "cursor", "pi", "kimi")
+FLAVORS = ("claude", "codex", "opencode", "grok", "copilot", "cursor", "pi", "kimi", "dsh")
 SOON = 20
 
 
@@ -131,6 +131,11 @@ class TestPickers:
             ("cursor", "permission-mode", {"mode": "plan"}, {"permissionMode": "plan"}),
             ("cursor", "permission-mode", {"mode": "yolo"}, {"permissionMode": "yolo"}),
             ("pi", "effort", {"effort": "high"}, {"effort": "high"}),
+            ("grok", "model", {"model": "demo-slow"}, {"model": "demo-slow"}),
+            ("copilot", "model", {"model": "demo-slow"}, {"model": "demo-slow"}),
+            ("cursor", "model", {"model": "demo-slow"}, {"model": "demo-slow"}),
+            ("kimi", "model", {"model": "demo-slow"}, {"model": "demo-slow"}),
+            ("kimi", "permission-mode", {"mode": "yolo"}, {"permissionMode": "yolo"}),
         ],
     )
     def test_what_is_picked_is_in_force_and_shown(
@@ -153,6 +158,10 @@ class TestPickers:
             ("cursor", "permission-mode", {"mode": "debug"}, 409, ["cursor does not offer the mode 'debug'"]),
             ("copilot", "copilot-agent-mode", {"mode": "autopilot"}, 409, ["copilot does not offer the agent mode"]),
             ("pi", "permission-mode", {"mode": "default"}, 400, []),
+            ("pi", "model", {"model": {"provider": "x", "modelId": "y"}}, 409, ["pi has no model 'x/y'"]),
+            ("kimi", "effort", {"effort": "high"}, 400, []),
+            ("dsh", "model", {"model": "demo-slow"}, 400, []),
+            ("dsh", "permission-mode", {"mode": "default"}, 400, []),
         ],
     )
     def test_what_the_agent_does_not_have_is_refused_with_the_reason(
@@ -414,7 +423,7 @@ KEPT = {
 class TestResume:
     @pytest.mark.parametrize("agent", ["codex", "claude"])
     def test_trap_36_a_resumed_session_keeps_what_was_chosen_after_its_spawn(self, stage: Stage, agent: str) -> None:
-        """Reopened from the web, and once more after that; the agent's own conversation has forgotten it all.
+        """Reopened after an archive, resumed after a crash; the agent's own conversation has forgotten it all.
 
         Seen to fail: without `Configuration.begin` setting what the order says.
         """
@@ -422,12 +431,16 @@ class TestResume:
         for route, body in CHOSEN[agent]:
             stage.set(session, route, **body)
         stage.say(session, "/say something to come back to")
-        for _ in range(2):
-            stage.web.archive(session)
+        for way in ("reopen", "resume"):
+            if way == "reopen":
+                stage.web.archive(session)
+            else:
+                stage.web.send(session, "/crash")
             stage.runner.ended(session)
+            until(lambda: not stage.web.session(session)["active"], SOON, "the hub knows that it ended")
             path = saved_file(stage, session)
             path.write_text(json.dumps(json.loads(path.read_text()) | FORGOTTEN))
-            stage.web.post(f"/api/sessions/{session}/reopen")
+            stage.web.post(f"/api/sessions/{session}/{way}")
             stage.shown(session, active=True, **KEPT[agent])
             text = saved(stage, session)
             assert '"model": "demo-slow"' in text
