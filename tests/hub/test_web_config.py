@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from tests.support.wait import until
 
 pytestmark = pytest.mark.hub
 
-FLAVORS = ("claude", "codex", "opencode", "grok", "copilot", "cursor", "pi", "kimi")
+FLAVORS = ("claude", "codex", "opencode", "grok", "copilot", "cursor", "pi", "kimi", "dsh")
 SOON = 20
 
 
@@ -98,6 +99,7 @@ def stage(shared_hub: OfficialHub, tmp_path_factory: pytest.TempPathFactory) -> 
         runner.environment |= {"HAPI_DEMO_HOME": str(tmp_path_factory.mktemp("demo")), "HAPI_DEMO_BUSY": "refuse"}
         runner.start("--workspace-root", str(runner.project))
         yield Stage(runner, WebClient(shared_hub.url, runner.token))
+    shutil.rmtree(place, ignore_errors=True)
 
 
 class TestPickers:
@@ -129,6 +131,11 @@ class TestPickers:
             ("cursor", "permission-mode", {"mode": "plan"}, {"permissionMode": "plan"}),
             ("cursor", "permission-mode", {"mode": "yolo"}, {"permissionMode": "yolo"}),
             ("pi", "effort", {"effort": "high"}, {"effort": "high"}),
+            ("grok", "model", {"model": "demo-slow"}, {"model": "demo-slow"}),
+            ("copilot", "model", {"model": "demo-slow"}, {"model": "demo-slow"}),
+            ("cursor", "model", {"model": "demo-slow"}, {"model": "demo-slow"}),
+            ("kimi", "model", {"model": "demo-slow"}, {"model": "demo-slow"}),
+            ("kimi", "permission-mode", {"mode": "yolo"}, {"permissionMode": "yolo"}),
         ],
     )
     def test_what_is_picked_is_in_force_and_shown(
@@ -151,6 +158,10 @@ class TestPickers:
             ("cursor", "permission-mode", {"mode": "debug"}, 409, ["cursor does not offer the mode 'debug'"]),
             ("copilot", "copilot-agent-mode", {"mode": "autopilot"}, 409, ["copilot does not offer the agent mode"]),
             ("pi", "permission-mode", {"mode": "default"}, 400, []),
+            ("pi", "model", {"model": {"provider": "x", "modelId": "y"}}, 409, ["pi has no model 'x/y'"]),
+            ("kimi", "effort", {"effort": "high"}, 400, []),
+            ("dsh", "model", {"model": "demo-slow"}, 400, []),
+            ("dsh", "permission-mode", {"mode": "default"}, 400, []),
         ],
     )
     def test_what_the_agent_does_not_have_is_refused_with_the_reason(
@@ -232,7 +243,7 @@ class TestLists:
     def test_nothing_that_the_agent_started_outlives_the_question(self, stage: Stage, killed: bool) -> None:  # noqa: FBT001
         """The agent leaves six processes deaf to SIGTERM, some detached, one without environment.
 
-        Seen to fail: without `remains.end` in `ModelLists`, and without PDEATHSIG for the agent itself.
+        Seen to fail: without `remains.end` in `ModelLists`.
         """
         name = f"clan{int(killed)}"
         place = family(stage.runner, name)
@@ -363,6 +374,16 @@ class TestModes:
         (request,) = until(lambda: stage.requests(session), SOON, "a person is asked")
         stage.web.deny(session, request)
 
+    def test_an_approval_may_change_the_mode_for_all(self, stage: Stage) -> None:
+        session = stage.spawn("claude", permissionMode="plan")
+        stage.web.send(session, "/ask one")
+        (request,) = until(lambda: stage.requests(session), SOON, "it asks")
+        stage.web.approve(session, request, mode="acceptEdits")
+        stage.shown(session, permissionMode="acceptEdits")
+        until(lambda: '"mode": "acceptEdits"' in saved(stage, session), SOON, "the agent has it, too")
+        until(lambda: request in stage.completed(session), SOON, "the entry is settled")
+        assert stage.completed(session)[request]["mode"] == "acceptEdits"
+
     @pytest.mark.parametrize(
         ("agent", "mode"), [("claude", "bypassPermissions"), ("grok", "bypassPermissions"), ("codex", "yolo")]
     )
@@ -402,7 +423,7 @@ KEPT = {
 class TestResume:
     @pytest.mark.parametrize("agent", ["codex", "claude"])
     def test_trap_36_a_resumed_session_keeps_what_was_chosen_after_its_spawn(self, stage: Stage, agent: str) -> None:
-        """Reopened from the web, and once more after that; the agent's own conversation has forgotten it all.
+        """Reopened after an archive, resumed after a crash; the agent's own conversation has forgotten it all.
 
         Seen to fail: without `Configuration.begin` setting what the order says.
         """
@@ -410,12 +431,16 @@ class TestResume:
         for route, body in CHOSEN[agent]:
             stage.set(session, route, **body)
         stage.say(session, "/say something to come back to")
-        for _ in range(2):
-            stage.web.archive(session)
+        for way in ("reopen", "resume"):
+            if way == "reopen":
+                stage.web.archive(session)
+            else:
+                stage.web.send(session, "/crash")
             stage.runner.ended(session)
+            until(lambda: not stage.web.session(session)["active"], SOON, "the hub knows that it ended")
             path = saved_file(stage, session)
             path.write_text(json.dumps(json.loads(path.read_text()) | FORGOTTEN))
-            stage.web.post(f"/api/sessions/{session}/reopen")
+            stage.web.post(f"/api/sessions/{session}/{way}")
             stage.shown(session, active=True, **KEPT[agent])
             text = saved(stage, session)
             assert '"model": "demo-slow"' in text

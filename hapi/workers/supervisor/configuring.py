@@ -61,6 +61,11 @@ class Configuration:
         self._changed, self._busy = changed, busy
 
     @property
+    def unsettled(self) -> bool:
+        """Whether a change waits for the next prompt."""
+        return bool(self._later)
+
+    @property
     def plan_denies(self) -> bool:
         """Whether we keep the agent from writing in plan mode: it has no such mode, or (opencode) asks all the same."""
         return self._entry.name == "opencode" or self._own_mode("plan") is None
@@ -120,8 +125,6 @@ class Configuration:
     async def settle(self) -> list[str]:
         """Before a prompt: do what had to wait for the end of a turn; returns in words what the agent turned down."""
         notes: list[str] = []
-        if not self._later:
-            return notes
         async with self._one:
             later, self._later = self._later, {}
             for key, (value, before) in later.items():
@@ -129,6 +132,8 @@ class Configuration:
                     await self._set(key, value, PATIENCE_S)
                 except HapiError as error:
                     self._put(key, before)
+                    if self._driver.ended:
+                        return []  # nothing is in force any more
                     notes.append(f"The {_WORDS.get(key, key)} is not {value}: {error.message}")
             self._follow()
             self._changed()

@@ -310,10 +310,10 @@ class Session:
             await self._queued.wait()
             self._queued.clear()
             while self._journal.state.queue and self._stopping is None and self._agent.exit is None:
-                for words in await self._configuration.settle():
-                    self._emit(wire.Note(words, is_error=True))
-                if not self._journal.state.queue:
-                    break
+                if self._configuration.unsettled:
+                    for words in await self._configuration.settle():
+                        self._emit(wire.Note(words, is_error=True))
+                    continue  # it took its time: the session may be stopping
                 message = next(iter(self._journal.state.queue.values()))
                 if await self._take(message):
                     await self._run_turn(message)
