@@ -490,7 +490,8 @@ class Hello(msgspec.Struct, tag="hello", omit_defaults=True, kw_only=True):
 class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
     """The broker knows the peer now. `order`: what a new supervisor is to do; `hub`: the connector is there.
 
-    `protocol` is the level that both speak: neither sends the other anything newer.
+    `protocol` is the level that both speak: neither sends the other anything newer. `fingerprint` is the digest of the
+    code that the broker runs.
     """
 
     instance: str
@@ -502,6 +503,7 @@ class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
     runner_started_at: int = 0
     umask: int = 0o022
     protocol: int = 1
+    fingerprint: str = ""
 
 
 class Refused(msgspec.Struct, tag="refused"):

@@ -36,12 +36,13 @@ class Stage:
         self.hub = hub
         self.home = home
         home.attach(hub, NAMESPACE)
-        home.environment["HAPI_DEMO_HOME"] = str(home.home / "demo")
+        home.environment |= {"HAPI_DEMO_HOME": str(home.home / "demo"), "HOME": str(home.home)}
         home.settings(
             agents={
                 "claude": {"use": "demo"},
                 "opencode": {"use": "demo", "env": {"HAPI_DEMO_RESUME": "resume"}},
                 "copilot": {"use": "demo", "env": {"HAPI_DEMO_RESUME": "none"}},
+                "cursor": {"use": "demo"},
                 "kimi": {"command": "/nowhere/kimi acp"},
                 "grok": {"command": DIES},
             }
@@ -304,6 +305,7 @@ class TestResume:
         gone(supervisor)
         assert answer.existing is False
         assert stage.info(session).generation == 2
+        until(lambda: stage.lifecycle(session) == (True, "running"), SOON, "the hub has both: the end, and the return")
         assert stage.say(session, "/count") == "2"
 
     @pytest.mark.parametrize("agent", ["claude", "copilot"])
@@ -381,6 +383,22 @@ class TestArchive:
         directory.mkdir()
         stage.reopen(session)
         assert stage.say(session, "/count") == "2"
+
+
+def test_where_cursor_keeps_a_chat(stage: Stage) -> None:
+    session = stage.new(agent="cursor")
+    chat = until(lambda: stage.row(session)["metadata"].get("cursorSessionId"), SOON, "the native id")
+
+    def asked() -> tuple[bool, str | None]:
+        status = stage.web.get(f"/api/sessions/{session}/cursor-chat-store")
+        return status["onDisk"], status["store"]
+
+    assert asked() == (False, None)
+    for store, place in (("legacy", f"chats/0123abcd/{chat}"), ("acp", f"acp-sessions/{chat}")):
+        database = stage.home.home / ".cursor" / place / "store.db"
+        database.parent.mkdir(parents=True)
+        database.write_text("")
+        assert asked() == (True, store)
 
 
 class TestRenameAndDelete:

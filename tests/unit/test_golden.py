@@ -161,6 +161,7 @@ MESSAGES = (
         runner_started_at=AT,
         umask=0o027,
         protocol=2,
+        fingerprint="0123456789abcdef",
     ),
     wire.Refused("too late"),
     wire.HelloWanted(),
