@@ -131,7 +131,8 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
 
     `last_seq` is the number of the newest event that the hub has yet to confirm, 0 when it has them all: behind the
     snapshot of an ended session nothing comes after that number. None from a supervisor that does not say.
-    `protocol` is the level that the supervisor speaks: the connector sends it nothing newer.
+    `protocol` is the level that the supervisor speaks: the connector sends it nothing newer. `can_fork`: the agent can
+    copy its conversation, and the supervisor takes ForkConversation.
     """
 
     info: SessionInfo
@@ -145,6 +146,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
     config: dict[str, str] = {}
     last_seq: int | None = None
     protocol: int = 1
+    can_fork: bool = False
 
 
 class Attachment(msgspec.Struct, omit_defaults=True):
@@ -667,6 +669,16 @@ class Configured(msgspec.Struct, tag="configured"):
     applied: dict[str, str | None]
 
 
+class ForkConversation(msgspec.Struct, tag="fork_conversation"):
+    """Copy the agent's conversation as it stands, between turns; this session goes on in its own. Reply: Forked."""
+
+
+class Forked(msgspec.Struct, tag="forked"):
+    """The agent's own id of the copy, for another session to resume."""
+
+    native_id: str
+
+
 class Delivered(msgspec.Struct, tag="delivered"):
     """The hub has every event up to and including `seq`."""
 
@@ -718,6 +730,7 @@ ToSession = (
     | AnswerPermission
     | AbortTurn
     | Configure
+    | ForkConversation
     | Delivered
     | Failure
 )
@@ -737,6 +750,7 @@ ToHub = (
     | RunnerStopping
     | MessageFate
     | Configured
+    | Forked
     | Accepted
     | Failure
 )

@@ -340,6 +340,39 @@ class TestResume:
         assert (worktree["branch"], worktree["worktreePath"]) == ("hapi-gone", str(place))
 
 
+class TestFork:
+    def test_a_copy_goes_its_own_way(self, stage: Stage) -> None:
+        session = stage.new()
+        assert stage.row(session)["metadata"]["capabilities"]["conversationHistory"] == {"forkCurrent": True}
+        stage.say(session, "hello")
+        copy = stage.web.post(f"/api/sessions/{session}/fork")["sessionId"]
+        assert copy != session
+        until(lambda: stage.row(copy)["active"], SOON, "the copy is active")
+        assert stage.said(copy) == ["You said: hello"]
+        assert stage.say(copy, "/count") == "2"
+        assert stage.say(copy, "/count") == "3"
+        assert stage.say(session, "/count") == "2"
+        assert stage.row(copy)["metadata"]["claudeSessionId"] != stage.row(session)["metadata"]["claudeSessionId"]
+        assert "could not resume" not in stage.notes(copy)
+
+    def test_not_within_a_turn_and_not_from_within(self, stage: Stage) -> None:
+        session = stage.new()
+        stage.say(session, "hello")
+        for body in ({"messageLocalId": "m1"}, {}):
+            stage.web.send(session, "/slow 2")
+            until(lambda: stage.row(session)["thinking"], SOON, "a turn runs")
+            with pytest.raises(WebError):
+                stage.web.post(f"/api/sessions/{session}/fork", **body)
+        stage.web.abort(session)
+
+    def test_one_that_cannot_does_not_offer_it(self, stage: Stage) -> None:
+        session = stage.new(agent="copilot")
+        assert stage.row(session)["metadata"]["capabilities"] == {"terminal": False}
+        with pytest.raises(WebError) as caught:
+            stage.web.post(f"/api/sessions/{session}/fork")
+        assert caught.value.status == 409
+
+
 class TestArchive:
     def test_the_agent_is_gone_when_the_web_is_answered(self, stage: Stage) -> None:
         session = stage.new()

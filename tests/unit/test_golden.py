@@ -198,11 +198,14 @@ MESSAGES = (
         config={"k": "v"},
         last_seq=7,
         protocol=2,
+        can_fork=True,
     ),
     wire.Events([EVENT]),
     wire.LiveReasoning("thought-1", "h"),
     wire.MessageFate("in_flight"),
     wire.Configured({"model": "opus", "effort": None}),
+    wire.ForkConversation(),
+    wire.Forked("n-2"),
 )
 ENTRIES = (
     journal.Received(MESSAGE),

@@ -16,7 +16,7 @@ from hapi import wire
 from hapi.clock import monotonic, now_ms
 from hapi.closing import cut_turn, quote
 from hapi.crashpoints import crash_point
-from hapi.errors import HapiError
+from hapi.errors import ErrorCode, HapiError
 from hapi.ids import new_session_id
 from hapi.journal import Journal
 from hapi.lifecycle import BUSY, EndReason, Lifecycle, Phase
@@ -406,6 +406,12 @@ class Session:
         self._announce()
         return wire.Configured(applied)
 
+    async def fork(self) -> wire.Forked:
+        """Have the agent copy its conversation. Raises HapiError: bad_request in a turn, agent_failed."""
+        if self.lifecycle.phase is not Phase.IDLE or not self._driver.can_fork:
+            raise HapiError(ErrorCode.BAD_REQUEST, "The conversation can be copied between turns only, if at all.")
+        return wire.Forked(await self._driver.fork(self.info.directory))
+
     async def _switch_mode(self, mode: str) -> None:
         native = self._started.native_modes.get(mode)
         if native is not None:
@@ -431,6 +437,7 @@ class Session:
             config=started.order.config,
             last_seq=next(reversed(self._journal.state.unconfirmed), 0),
             protocol=wire.PROTOCOL_LEVEL,
+            can_fork=self._driver.can_fork,
         )
 
     def _asking_changed(self) -> None:
