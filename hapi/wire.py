@@ -136,7 +136,8 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
 
     `last_seq` is the number of the newest event that the hub has yet to confirm, 0 when it has them all: behind the
     snapshot of an ended session nothing comes after that number. None from a supervisor that does not say.
-    `protocol` is the level that the supervisor speaks: the connector sends it nothing newer.
+    `protocol` is the level that the supervisor speaks: the connector sends it nothing newer. `can_fork`: the agent can
+    copy its conversation, and the supervisor takes ForkConversation.
     """
 
     info: SessionInfo
@@ -151,6 +152,7 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
     last_seq: int | None = None
     protocol: int = 1
     efforts: list[Choice] = []
+    can_fork: bool = False
 
 
 class Attachment(msgspec.Struct, omit_defaults=True):
@@ -506,7 +508,8 @@ class Hello(msgspec.Struct, tag="hello", omit_defaults=True, kw_only=True):
 class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
     """The broker knows the peer now. `order`: what a new supervisor is to do; `hub`: the connector is there.
 
-    `protocol` is the level that both speak: neither sends the other anything newer.
+    `protocol` is the level that both speak: neither sends the other anything newer. `fingerprint` is the digest of the
+    code that the broker runs.
     """
 
     instance: str
@@ -518,6 +521,7 @@ class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
     runner_started_at: int = 0
     umask: int = 0o022
     protocol: int = 1
+    fingerprint: str = ""
 
 
 class Refused(msgspec.Struct, tag="refused"):
@@ -681,6 +685,16 @@ class Configured(msgspec.Struct, tag="configured"):
     applied: dict[str, str | None]
 
 
+class ForkConversation(msgspec.Struct, tag="fork_conversation"):
+    """Copy the agent's conversation as it stands, between turns; this session goes on in its own. Reply: Forked."""
+
+
+class Forked(msgspec.Struct, tag="forked"):
+    """The agent's own id of the copy, for another session to resume."""
+
+    native_id: str
+
+
 class Delivered(msgspec.Struct, tag="delivered"):
     """The hub has every event up to and including `seq`."""
 
@@ -732,6 +746,7 @@ ToSession = (
     | AnswerPermission
     | AbortTurn
     | Configure
+    | ForkConversation
     | Delivered
     | Failure
 )
@@ -751,6 +766,7 @@ ToHub = (
     | RunnerStopping
     | MessageFate
     | Configured
+    | Forked
     | Accepted
     | Failure
 )

@@ -519,6 +519,7 @@ class _Agent:
             "session/new": self._new,
             "session/load": self._load,
             "session/resume": self._resume,
+            "session/fork": self._fork,
             "session/set_mode": self._set_mode,
             "session/set_model": lambda _id, params: self._set(params, "model", params["modelId"]),
             "session/set_config_option": lambda _id, params: self._set(params, params["configId"], params["value"]),
@@ -568,7 +569,9 @@ class _Agent:
     def _initialize(self, _id: Any, _params: dict[str, Any]) -> dict[str, Any]:
         prompt = {"image": True, "audio": False, "embeddedContext": True}
         resume = os.environ.get("HAPI_DEMO_RESUME", "load")
-        session: dict[str, Any] = {"resume": {}} if resume == "resume" else {}
+        session: dict[str, Any] = {} if resume == "none" else {"fork": {}}
+        if resume == "resume":
+            session["resume"] = {}
         return {
             "protocolVersion": 1,
             "agentInfo": {"name": "hapi-demo", "title": "Demo", "version": "1"},
@@ -595,6 +598,10 @@ class _Agent:
     def _resume(self, request: Any, params: dict[str, Any]) -> None:
         key = str(params["sessionId"])
         self._open(request, key, params, self._sessions[key].saved if key in self._sessions else _stored(key))
+
+    def _fork(self, request: Any, params: dict[str, Any]) -> None:
+        saved = json.loads(json.dumps(self._session(params).saved))
+        self._open(request, os.urandom(16).hex(), params, saved)
 
     def _open(self, request: Any, key: str, params: dict[str, Any], saved: dict[str, Any] | None) -> None:
         if not os.path.isabs(params["cwd"]):

@@ -385,3 +385,16 @@ async def test_looking_around_stays_inside_the_roots(hub, web, tmp_path):
         assert refused["code"] == "outside_workspace_roots"
         agents = await web("get", f"{machine}/agent-availability")
         assert len(agents["agents"]) == 10
+
+
+@pytest.mark.parametrize("other", [False, True])
+async def test_code_that_is_installed_and_does_not_run_is_told(hub, web, tmp_path, other):
+    """By its content: a file that was only touched is no other code."""
+    from hapi.installed import Installed
+
+    digest = "another" if other else Installed().look().digest
+    async with connector(tmp_path / "home", hub.url, hub.token, fingerprint=digest) as running:
+        await running.online()
+        machine = await until_async(lambda: my_machine(web, running), SOON, "the machine is listed")
+        metadata = machine["metadata"]
+        assert (metadata["startedCliMtimeMs"] != metadata["installedCliMtimeMs"]) is other

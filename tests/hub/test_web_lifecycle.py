@@ -1,10 +1,8 @@
-"""A session's life as the web app sees it, through the hub's REST API: new, archived, reopened, resumed, renamed, deleted."""
+"""New, resumed, forked, archived and reopened: a session's life as the web app drives it, through the hub's REST API."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import tempfile
 import threading
 import uuid
@@ -18,123 +16,12 @@ import pytest
 from hapi import procs
 from tests.conftest import skip_or_fail
 from tests.support.git import git
-from tests.support.hub import OfficialHub, WebClient, WebError, find_hub
-from tests.support.manager import ServiceManager
+from tests.support.hub import OfficialHub, WebError, find_hub
 from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
+from tests.support.web_stage import SOON, Stage, end_all
 
 pytestmark = pytest.mark.hub
-SOON = 20
-NAMESPACE = f"life-{os.getpid()}"
-DIES = [sys.executable, "-c", "import sys; sys.exit('no key, no agent')"]
-
-
-class Stage:
-    """One runner for all tests of this module, and its web app. `elsewhere` is a runner that was stopped at the start."""
-
-    def __init__(self, hub: OfficialHub, home: Runner, elsewhere: Runner) -> None:
-        self.hub = hub
-        self.home = home
-        home.attach(hub, NAMESPACE)
-        home.environment["HAPI_DEMO_HOME"] = str(home.home / "demo")
-        home.settings(
-            agents={
-                "claude": {"use": "demo"},
-                "opencode": {"use": "demo", "env": {"HAPI_DEMO_RESUME": "resume"}},
-                "copilot": {"use": "demo", "env": {"HAPI_DEMO_RESUME": "none"}},
-                "kimi": {"command": "/nowhere/kimi acp"},
-                "grok": {"command": DIES},
-            }
-        )
-        self.root = home.project.parent
-        home.start("--workspace-root", str(self.root))
-        self.web = WebClient(hub.url, home.token)
-        self.machine = home.wait_online(self.web)
-        self.gone_machine = self._stop(elsewhere)
-
-    def _stop(self, elsewhere: Runner) -> dict[str, Any]:
-        """Start another runner and stop it; its machine as the web saw it at once."""
-        elsewhere.attach(self.hub, f"{NAMESPACE}-gone")
-        elsewhere.start()
-        self.elsewhere = WebClient(self.hub.url, elsewhere.token)
-        elsewhere.wait_online(self.elsewhere)
-        elsewhere.hapi("runner", "stop", check=0)
-        machine: dict[str, Any] = self.elsewhere.machines()[0]
-        return machine
-
-    def order(self, **more: Any) -> dict[str, Any]:
-        """What the web is answered to "create session"."""
-        return self.web.spawn(self.machine["id"], **({"directory": str(self.home.project), "agent": "claude"} | more))
-
-    def new(self, **more: Any) -> str:
-        result = self.order(**more)
-        assert result["type"] == "success", result
-        session: str = result["sessionId"]
-        return session
-
-    def say(self, session: str, text: str) -> str:
-        """Say something and wait for the answer."""
-        before = len(self.said(session))
-        self.web.send(session, text)
-        until(lambda: len(self.said(session)) > before, SOON, f"an answer to {text}")
-        until(lambda: self.info(session).phase == "idle", SOON, "the turn is over")
-        return self.said(session)[-1]
-
-    def said(self, session: str) -> list[str]:
-        """The agent's texts that the web shows."""
-        rows = [row["content"] for row in self.web.messages(session)]
-        contents = [row["content"] for row in rows if row["role"] == "agent"]
-        return [c["data"]["message"] for c in contents if c["type"] == "codex" and c["data"]["type"] == "message"]
-
-    def notes(self, session: str) -> str:
-        return str([row["content"] for row in self.web.messages(session) if row["content"]["role"] == "agent"])
-
-    def info(self, session: str) -> Any:
-        return self.home.info(session)
-
-    def row(self, session: str) -> dict[str, Any]:
-        return self.web.session(session)
-
-    def lifecycle(self, session: str) -> tuple[bool, str]:
-        row = self.row(session)
-        return row["active"], row["metadata"].get("lifecycleState", "none")
-
-    def resume(self, session: str, **body: Any) -> Any:
-        return self.web.post(f"/api/sessions/{session}/resume", **body)
-
-    def reopen(self, session: str) -> Any:
-        return self.web.post(f"/api/sessions/{session}/reopen")
-
-    def crash(self, session: str) -> None:
-        """The agent ends by itself: inactive, and not archived."""
-        self.web.send(session, "/crash exit 0")
-        until(lambda: self.lifecycle(session) == (False, "running"), SOON, "inactive")
-
-    def error(self) -> Any:
-        """What the web shows as the machine's last spawn error."""
-        return self.web.machines()[0]["runnerState"].get("lastSpawnError")
-
-    def forget(self, session: str) -> None:
-        """Lose the local record, as after a reinstallation: the broker's memory and the disk's."""
-        with self.down():
-            shutil.rmtree(self.home.root / "sessions" / session)
-
-    def down(self) -> Down:
-        return Down(self)
-
-
-class Down:
-    """The runner is stopped inside, and started again and online behind."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-
-    def __enter__(self) -> None:
-        self._stage.home.hapi("runner", "stop", check=0)
-
-    def __exit__(self, *_: object) -> None:
-        self._stage.home.start("--workspace-root", str(self._stage.root))
-        until(lambda: self._stage.home.status()["hub"]["online"], SOON, "online again")
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +29,8 @@ def theatre(shared_hub: OfficialHub) -> Iterator[Stage]:
     if find_hub() is None:
         skip_or_fail("hub", "the official hub is not installed: make setup")
     path = Path(tempfile.mkdtemp(prefix="hapi-t-", dir="/tmp"))
-    with Runner(path / "h") as home, Runner(path / "g") as elsewhere:
-        yield Stage(shared_hub, home, elsewhere)
+    with Runner(path / "h") as home:
+        yield Stage(shared_hub, home, "life")
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -151,8 +38,7 @@ def theatre(shared_hub: OfficialHub) -> Iterator[Stage]:
 def stage(theatre: Stage) -> Iterator[Stage]:
     """The shared runner; what a test started is ended behind it."""
     yield theatre
-    for session in theatre.home.sessions():
-        theatre.home.hapi("runner", "stop-session", session["sessionId"])
+    end_all(theatre)
 
 
 @pytest.fixture
@@ -239,6 +125,13 @@ class TestNew:
         stage.new()
         until(lambda: stage.error() is None, SOON, "lastSpawnError is taken back")
 
+    def test_the_options_of_single_flavors(self, stage: Stage) -> None:
+        codex = stage.new(agent="codex", serviceTier="fast", collaborationMode="plan", modelReasoningEffort="high")
+        shown = until(lambda: _if(stage.row(codex), lambda row: row["serviceTier"] == "fast"), SOON, "settled")
+        assert (shown["collaborationMode"], shown["modelReasoningEffort"]) == ("plan", "high")
+        copilot = stage.new(agent="copilot", copilotAgentMode="plan")
+        until(lambda: stage.row(copilot)["metadata"].get("preferredCopilotAgentMode") == "plan", SOON, "settled")
+
 
 class TestResume:
     @pytest.mark.parametrize("agent", ["claude", "opencode"])
@@ -304,6 +197,7 @@ class TestResume:
         gone(supervisor)
         assert answer.existing is False
         assert stage.info(session).generation == 2
+        until(lambda: stage.lifecycle(session) == (True, "running"), SOON, "the hub has both: the end, and the return")
         assert stage.say(session, "/count") == "2"
 
     @pytest.mark.parametrize("agent", ["claude", "copilot"])
@@ -336,6 +230,39 @@ class TestResume:
         stage.resume(session)
         worktree = stage.row(session)["metadata"]["worktree"]
         assert (worktree["branch"], worktree["worktreePath"]) == ("hapi-gone", str(place))
+
+
+class TestFork:
+    def test_a_copy_goes_its_own_way(self, stage: Stage) -> None:
+        session = stage.new()
+        assert stage.row(session)["metadata"]["capabilities"]["conversationHistory"] == {"forkCurrent": True}
+        stage.say(session, "hello")
+        copy = stage.web.post(f"/api/sessions/{session}/fork")["sessionId"]
+        assert copy != session
+        until(lambda: stage.row(copy)["active"], SOON, "the copy is active")
+        assert stage.said(copy) == ["You said: hello"]
+        assert stage.say(copy, "/count") == "2"
+        assert stage.say(copy, "/count") == "3"
+        assert stage.say(session, "/count") == "2"
+        assert stage.row(copy)["metadata"]["claudeSessionId"] != stage.row(session)["metadata"]["claudeSessionId"]
+        assert "could not resume" not in stage.notes(copy)
+
+    def test_not_within_a_turn_and_not_from_within(self, stage: Stage) -> None:
+        session = stage.new()
+        stage.say(session, "hello")
+        for body in ({"messageLocalId": "m1"}, {}):
+            stage.web.send(session, "/slow 2")
+            until(lambda: stage.row(session)["thinking"], SOON, "a turn runs")
+            with pytest.raises(WebError):
+                stage.web.post(f"/api/sessions/{session}/fork", **body)
+        stage.web.abort(session)
+
+    def test_one_that_cannot_does_not_offer_it(self, stage: Stage) -> None:
+        session = stage.new(agent="copilot")
+        assert stage.row(session)["metadata"]["capabilities"] == {"terminal": False}
+        with pytest.raises(WebError) as caught:
+            stage.web.post(f"/api/sessions/{session}/fork")
+        assert caught.value.status == 409
 
 
 class TestArchive:
@@ -383,109 +310,6 @@ class TestArchive:
         assert stage.say(session, "/count") == "2"
 
 
-class TestRenameAndDelete:
-    def test_a_name_survives_our_writes_and_lives(self, stage: Stage) -> None:
-        session = stage.new()
-        stage.web.patch(f"/api/sessions/{session}", name="Mine")
-        stage.say(session, "/title Ours ; /say done")
-        summary = until(lambda: stage.row(session)["metadata"].get("summary"), SOON, "the agent's title")
-        assert summary["text"] == "Ours"
-        stage.crash(session)
-        stage.resume(session)
-        with stage.down():
-            pass
-        until(lambda: stage.row(session)["active"], SOON, "active again")
-        stage.say(session, "more")
-        assert stage.row(session)["metadata"]["name"] == "Mine"
-
-    def test_an_ended_session_is_deleted_for_good(self, stage: Stage) -> None:
-        session = stage.new()
-        stage.say(session, "hello")
-        stage.web.archive(session)
-        stage.web.delete(f"/api/sessions/{session}")
-        with stage.down():
-            pass
-        assert session not in {row["id"] for row in stage.web.sessions()}
-        with pytest.raises(WebError) as caught:
-            stage.row(session)
-        assert caught.value.status == 404
-
-    def test_what_was_deleted_while_the_connector_was_away_stays_deleted(self, stage: Stage) -> None:
-        """Seen to fail: without the note on disk of the hub that has a row of the session (it was created anew)."""
-        session = stage.new()
-        stage.say(session, "hello")
-        agent = identity(stage.info(session).agent_process.pid)
-        with stage.down():
-            stage.web.archive(session)
-            stage.web.delete(f"/api/sessions/{session}")
-        gone(agent, SOON)
-        assert stage.home.ended(session).reason == "stopped from hub"
-        assert session not in {row["id"] for row in stage.web.sessions()}
-
-
-class TestMachine:
-    def test_a_rename_is_kept(self, stage: Stage) -> None:
-        stage.web.patch(f"/api/machines/{stage.machine['id']}", displayName="Under the desk")
-        with stage.down():
-            pass
-        stage.new()
-        assert stage.web.machines()[0]["metadata"]["displayName"] == "Under the desk"
-
-    def test_health(self, stage: Stage) -> None:
-        health = until(lambda: stage.web.machines()[0]["health"], SOON, "health")
-        assert health.keys() == {
-            "collectedAt",
-            "cpuCount",
-            "load1m",
-            "cpuPercent",
-            "memoryPercent",
-            "uptimeSeconds",
-        }
-        assert 0 < health["memoryPercent"] < 100
-
-    def test_agents_paths_and_directories(self, stage: Stage) -> None:
-        machine = f"/api/machines/{stage.machine['id']}"
-        agents = {agent["agent"]: agent for agent in stage.web.get(f"{machine}/agent-availability")["agents"]}
-        assert agents["claude"]["available"] is True
-        assert agents["kimi"] == {"agent": "kimi", "available": False, "reason": "not_found"}
-        asked = [str(stage.root), "/etc", "relative", "\0", str(stage.root / "..")]
-        exists = stage.web.post(f"{machine}/paths/exists", paths=asked)["exists"]
-        assert exists == dict.fromkeys(asked, False) | {str(stage.root): True}
-        listed = stage.web.post(f"{machine}/list-directory", path=str(stage.root))
-        assert listed["success"] is True
-        for hostile in ("/etc", f"{stage.root}/../../etc", "relative", "a\0b"):
-            refused = stage.web.post(f"{machine}/list-directory", path=hostile)
-            assert refused["success"] is False, hostile
-
-
-def test_the_restart_button_is_for_a_runner_that_somebody_starts_again(online: Runner, web: WebClient) -> None:
-    online.start()
-    machine = online.wait_online(web)
-    assert machine["metadata"]["supervisedRestart"] is False
-    online.hapi("runner", "stop", check=0)
-    with ServiceManager(online) as manager:
-        first = manager.pid
-        until(lambda: web.machines()[0]["runnerState"].get("pid") == first, SOON, "the new runner's state")
-        until(lambda: web.machines()[0]["metadata"]["supervisedRestart"], SOON, "the button is offered")
-        session = web.spawn(machine["id"], directory=str(online.project), agent="claude")["sessionId"]
-        agent = identity(online.sessions()[0]["agentPid"])
-        web.post(f"/api/machines/{machine['id']}/restart-runner")
-        second = manager.wait_starts(2)
-        assert manager.exits == [75]
-        until(lambda: web.machines()[0]["runnerState"].get("pid") == second, SOON, "the next runner's state")
-        until(lambda: web.machines()[0]["runnerState"]["status"] == "running", SOON, "running")
-        assert procs.is_alive(agent)
-        until(lambda: web.session(session)["active"], SOON, "the session goes on")
-
-
-def test_a_runner_that_stopped_says_so_and_leaves_the_list(stage: Stage) -> None:
-    """The hub has no word for offline: it shows what we say at once, and forgets the machine after 45 s."""
-    state = stage.gone_machine["runnerState"]
-    assert (state["status"], state["shutdownSource"]) == ("shutting-down", "hapi-cli")
-    assert state["shutdownRequestedAt"] > 0
-    until(lambda: not stage.elsewhere.machines(), 60, "no longer listed")
-
-
 def _if(value: Any, test: Callable[[Any], bool]) -> Any:
     return value if test(value) else None
 
@@ -502,7 +326,7 @@ def _spawn_by_broker(stage: Stage, order: dict[str, str]) -> Any:
     from hapi import config, wire
     from hapi.control import Control
 
-    control = Control(config.load(NAMESPACE, environ=stage.home.environment))
+    control = Control(config.load(stage.namespace, environ=stage.home.environment))
     resumed = wire.Spawn(
         session_id=order["existingSessionId"],
         directory=str(stage.home.project),

@@ -169,6 +169,7 @@ MESSAGES = (
         runner_started_at=AT,
         umask=0o027,
         protocol=2,
+        fingerprint="0123456789abcdef",
     ),
     wire.Refused("too late"),
     wire.HelloWanted(),
@@ -206,11 +207,14 @@ MESSAGES = (
         last_seq=7,
         protocol=2,
         efforts=[CHOICE],
+        can_fork=True,
     ),
     wire.Events([EVENT]),
     wire.LiveReasoning("thought-1", "h"),
     wire.MessageFate("in_flight"),
     wire.Configured({"model": "opus", "effort": None}),
+    wire.ForkConversation(),
+    wire.Forked("n-2"),
 )
 ENTRIES = (
     journal.Received(MESSAGE),

@@ -51,6 +51,7 @@ class RunnerInfo(msgspec.Struct, frozen=True, kw_only=True):
     workspace_roots: list[str] = []
     supervised: bool = False
     started_at: int = msgspec.field(default_factory=now_ms)
+    fingerprint: str = ""
     version: str = __version__
     set_title: Callable[[str], None] | None = None
 

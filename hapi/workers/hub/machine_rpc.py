@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from hapi import wire
 from hapi.clock import monotonic
 from hapi.errors import ErrorCode, HapiError
-from hapi.workers.hub import browse, params
+from hapi.workers.hub import browse, cursor_store, params
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.machine import Machine
 from hapi.workers.hub.model_lists import ModelLists
@@ -37,6 +38,10 @@ class _Listing(msgspec.Struct, rename="camel"):
     include_hidden: bool = False
 
 
+class _Chat(msgspec.Struct, rename="camel"):
+    cursor_session_id: str
+
+
 class _SessionParams(msgspec.Struct, rename="camel"):
     session_id: str
 
@@ -59,6 +64,7 @@ class MachineRpc:
             "path-exists": self._path_exists,
             "list-directory": self._list_directory,
             **ModelLists(self._context).methods(),
+            "cursor-chat-store-status": self._cursor_store,
         }
 
     async def _spawn(self, raw: Any) -> Any:
@@ -137,6 +143,11 @@ class MachineRpc:
         asked = msgspec.convert(raw, _Listing)
         roots = self._context.runner.workspace_roots
         return await asyncio.to_thread(browse.list_directory, asked.path, roots, hidden=asked.include_hidden)
+
+    async def _cursor_store(self, raw: Any) -> Any:
+        """Whatever home the hub names: this machine's chats lie in the runner's own."""
+        chat = msgspec.convert(raw, _Chat).cursor_session_id
+        return await asyncio.to_thread(cursor_store.status, Path(self._context.host.home), chat)
 
 
 def _malformed(error: msgspec.ValidationError) -> HapiError:

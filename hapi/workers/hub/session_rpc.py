@@ -68,6 +68,7 @@ class SessionRpc:
             "switch": self._switch,
             "set-session-config": self._configure,
             "handoff-local": self._hand_off,
+            "fork-conversation": self._fork,
             "listSlashCommands": self._slash_commands,
             **dict.fromkeys(("listOpencodeModels", "listGrokModels", "listCopilotModels"), self._models),
             **dict.fromkeys(("listCursorModels", "listPiModels"), self._models),
@@ -95,6 +96,13 @@ class SessionRpc:
             self._subject.expect_handoff(expected=False)
             return {"error": "The session could not be stopped."}
         return {"ok": True}
+
+    async def _fork(self, raw: Any) -> Any:
+        """The hub makes a session of the copy; one that ends before some message is nothing that ACP offers."""
+        if isinstance(raw, dict) and raw.get("messageLocalId"):
+            return {"error": "This agent can only copy the whole conversation."}
+        reply = await self._ask(wire.ForkConversation())
+        return {"nativeSessionId": reply.native_id} if isinstance(reply, wire.Forked) else {"error": "Not copied."}
 
     async def _permission(self, raw: Any) -> Any:
         await self._ask(params.permission(raw))

@@ -135,6 +135,20 @@ class AcpDriver:
         self.offers.take_options(answer.get("configOptions"))
         return True
 
+    @property
+    def can_fork(self) -> bool:
+        """Whether the agent can copy its conversation."""
+        return self._can("fork")
+
+    async def fork(self, directory: str) -> str:
+        """Copy the conversation as it stands; the copy's id. Raises HapiError: agent_failed, agent_timeout."""
+        params = {"sessionId": self._native_id, "cwd": directory, "mcpServers": []}
+        self.transport.only = self._native_id  # what is said in the copy is not said here
+        native_id = (await self._call(AGENT_METHODS["session_fork"], params)).get("sessionId")
+        if not isinstance(native_id, str) or native_id in {"", self._native_id}:
+            raise HapiError(ErrorCode.AGENT_FAILED, "The agent copied its conversation without giving the copy an id.")
+        return native_id
+
     async def close(self) -> None:
         """End the SDK's tasks. The agent's process must have ended before: its pipes are awaited."""
         await self._connection.close()

@@ -166,6 +166,9 @@ class Supervisor:
             case wire.AbortTurn():
                 self._answer_later(header, session.abort)
                 return
+            case wire.ForkConversation():
+                self._answer_later(header, session.fork)
+                return
             case wire.Configure():
                 self._answer_later(header, lambda: session.configure(body.values))
                 return

@@ -17,7 +17,7 @@ from hapi import wire
 from hapi.clock import monotonic, now_ms
 from hapi.closing import cut_turn, quote
 from hapi.crashpoints import crash_point
-from hapi.errors import HapiError
+from hapi.errors import ErrorCode, HapiError
 from hapi.ids import new_session_id
 from hapi.journal import Journal
 from hapi.lifecycle import BUSY, EndReason, Lifecycle, Phase
@@ -426,6 +426,12 @@ class Session:
         """Change the mode, the model or another option; answers with what is in force. Raises as `Configuration`."""
         return wire.Configured(await self._configuration.apply(values))
 
+    async def fork(self) -> wire.Forked:
+        """Have the agent copy its conversation. Raises HapiError: bad_request in a turn, agent_failed."""
+        if self.lifecycle.phase is not Phase.IDLE or not self._driver.can_fork:
+            raise HapiError(ErrorCode.BAD_REQUEST, "The conversation can be copied between turns only, if at all.")
+        return wire.Forked(await self._driver.fork(self.info.directory))
+
     def _configured(self) -> None:
         self.asking.set_mode(self._configuration.allowing, plan_denies=self._configuration.plan_denies)
         mode = self.info.permission_mode
@@ -451,6 +457,7 @@ class Session:
             last_seq=next(reversed(self._journal.state.unconfirmed), 0),
             protocol=wire.PROTOCOL_LEVEL,
             efforts=self._configuration.efforts(),
+            can_fork=self._driver.can_fork,
         )
 
     def _asking_changed(self) -> None:
