@@ -44,6 +44,7 @@ _SQUARE = (  # a PNG of 32 by 32
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAKklEQVR42mMQqThBU8QwasGoBaMWjFowasGoBaMWjFowasGoBaMW"
     "DBULAB8sUEyjIlUYAAAAAElFTkSuQmCC"
 )
+_LATE_S = 0.2
 _CONTEXT, _SLOW_PAUSE, _HISTORY, _STACK_BYTES, _SPEW_BYTES = 100_000, 0.05, 20, 256 * 1024, 16_000
 
 
@@ -190,6 +191,7 @@ class _Turn:
         else:
             self.session.wire.send(id=self.request, result={"stopReason": stop, "usage": self._usage()})
             for text in self.afterwards:
+                self.cancelled.wait(_LATE_S)
                 self.update("agent_message_chunk", content=_text_block(text))
 
     def _obey(self) -> str:

@@ -155,7 +155,9 @@ class WebClient:
     def raw(self, path: str) -> bytes:
         """GET; the bytes as they come. Raises WebError."""
         try:
-            with _open(Request(self.url + path, headers={"Authorization": f"Bearer {self._bearer}"}), timeout=30) as got:
+            with _open(
+                Request(self.url + path, headers={"Authorization": f"Bearer {self._bearer}"}), timeout=30
+            ) as got:
                 return bytes(got.read())
         except HTTPError as error:
             with error:
