@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hapi import wire
 from hapi.agents import demo
 from tests.support.chat import SHOWN_S, Chat, chat_at
 from tests.support.faults import stopped
@@ -316,13 +317,16 @@ def test_skills_of_the_project_and_the_home(chat: Chat) -> None:
 def test_trap_29_active_is_the_truth_about_the_process(chat: Chat, agent: str) -> None:
     """Alive is shown alive, at work or not, whether or not it makes progress; dead is shown dead, at once.
 
-    Seen to fail: with the keepalive's `thinking` taken from the last output, and without the end of a dead agent told.
+    Seen to fail: with keepalives that never say that it works, and without a look at the agent's end.
     """
     key = chat.spawn()
     info = chat.runner.info(key)
     assert info is not None and info.agent_process is not None
-    if agent in {"works", "silent"}:
-        chat.web.send(key, BUSY if agent == "works" else "/hang")
+    if agent in {
+        "works",
+        "silent",
+    }:  # said on this machine: a message from the web would make the hub believe it anyway
+        chat.runner.ask(wire.SendText(key, BUSY if agent == "works" else "/hang"), wire.Accepted)
     elif agent != "idle":
         os.kill(info.agent_process.pid, signal.SIGSTOP if agent == "stopped" else signal.SIGKILL)
     expected = (agent != "dead", agent in {"works", "silent"})
