@@ -45,6 +45,7 @@ _SQUARE = (  # a PNG of 32 by 32
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAKklEQVR42mMQqThBU8QwasGoBaMWjFowasGoBaMWjFowasGoBaMW"
     "DBULAB8sUEyjIlUYAAAAAElFTkSuQmCC"
 )
+_LATE_S = 0.2
 _CONTEXT, _SLOW_PAUSE, _HISTORY, _STACK_BYTES, _SPEW_BYTES = 100_000, 0.05, 20, 256 * 1024, 16_000
 
 
@@ -193,6 +194,7 @@ class _Turn:
         else:
             self._answer(result={"stopReason": stop, "usage": self._usage()})
             for text in self.afterwards:
+                self.cancelled.wait(_LATE_S)
                 self.update("agent_message_chunk", content=_text_block(text))
 
     def _answer(self, **answer: Any) -> None:

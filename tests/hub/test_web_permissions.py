@@ -71,9 +71,8 @@ def test_allowed_for_a_command_is_not_allowed_for_another(chat: Chat) -> None:
     key, request = asks(chat, "/ask ls")
     chat.web.approve(key, request, allowTools=["ls(ls)"])
     chat.hears(key, "Permission: allow_once")
-    chat.web.send(key, "/ask ls ; /say second")
-    chat.hears(key, "second")
-    assert chat.said(key).count("Permission: allow_always") == 1
+    chat.web.send(key, "/ask ls")
+    chat.hears(key, "Permission: allow_always")
     chat.web.send(key, "/ask rm")
     (other,) = chat.requests(key)
     chat.web.deny(key, other)

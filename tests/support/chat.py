@@ -41,7 +41,7 @@ class Chat:
 
     def said(self, session: str) -> list[str]:
         """The agent's texts."""
-        return [row["message"] for row in self.rows(session, "message") if "id" not in row or "message" in row]
+        return [row["message"] for row in self.rows(session, "message")]
 
     def hears(self, session: str, words: str) -> None:
         """Wait until the agent says that."""
@@ -94,6 +94,7 @@ def chat_at(hub: OfficialHub, name: str, **environment: str) -> Iterator[Chat]:
     path = Path(tempfile.mkdtemp(prefix="hapi-t-", dir="/tmp"))
     with Runner(path / "h") as runner:
         runner.environment |= environment
+        runner.settings(agents={"claude": {"use": "demo"}, "codex": {"use": "demo"}})
         runner.attach(hub, f"{name}{os.getpid()}")
         runner.start()
         yield Chat(runner, WebClient(hub.url, runner.token))

@@ -201,3 +201,59 @@ async def test_questions_that_make_no_sense(desk, params):
     (request,) = desk.asking.open
     desk.asking.answer(answer(request.request_id))
     assert await said(task) == "cancelled"
+
+
+PLAN_OPTIONS = [
+    {"optionId": "acceptEdits", "kind": "allow_always"},
+    {"optionId": "default", "kind": "allow_once"},
+    {"optionId": "plan", "kind": "reject_once"},
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "option", "mode"),
+    [
+        ({}, "default", "default"),
+        ({"decision": "approved_for_session"}, "default", "default"),
+        ({"mode": "acceptEdits"}, "acceptEdits", "acceptEdits"),
+        ({"approved": False}, "plan", "plan"),
+    ],
+)
+async def test_leaving_the_planning_mode(desk, changes, option, mode):
+    """A yes without a mode never takes the widest mode on offer."""
+    desk.asking.mode = "plan"
+    call = {"toolCallId": "c", "kind": "switch_mode", "rawInput": {"plan": "Dig."}}
+    task = asyncio.ensure_future(desk.asking.ask({"toolCall": call, "options": PLAN_OPTIONS}, desk.turn))
+    desk.tasks.append(task)
+    await asyncio.sleep(0)
+    desk.asking.answer(answer(**changes))
+    assert await said(task) == option
+    assert desk.asking.mode == mode
+
+
+async def test_one_command_is_allowed_and_no_other(desk):
+    """The agent is told "once": its own "always" might be wider than what was allowed."""
+    task = await desk.ask("1", kind="execute", rawInput={"command": "git status"})
+    desk.asking.answer(answer("1", allow_tools=["Bash(git status)"]))
+    assert await said(task) == "allow_once"
+    assert await said(await desk.ask("2", rawInput={"command": "git status"})) == "allow_always"
+    other = await desk.ask("3", rawInput={"command": "git push"})
+    assert not other.done()
+
+
+CHOICES = [{"optionId": "a", "name": "First", "kind": "odd"}, {"optionId": "b", "name": "Second"}]
+
+
+async def test_a_choice_waits_for_an_answer_that_is_one(desk):
+    desk.asking.mode = "yolo"
+    task = asyncio.ensure_future(desk.asking.ask({"toolCall": {"title": "Which?"}, "options": CHOICES}, desk.turn))
+    desk.tasks.append(task)
+    await asyncio.sleep(0)
+    (request,) = desk.asking.open
+    for wrong in (None, {}, {"0": []}, {"0": ["Third"]}, {"1": ["First"]}, "First"):
+        with pytest.raises(HapiError) as caught:
+            desk.asking.answer(answer(request.request_id, answers=wrong))
+        assert "First, Second" in caught.value.message
+    desk.asking.answer(answer(request.request_id, answers={"0": ["Second"]}))
+    assert await said(task) == "b"
+    assert desk.asking.outcomes[-1].answers == {"0": ["Second"]}

@@ -84,7 +84,7 @@ class SessionLink:
             self._begin_end(describe.end_word(snapshot.info), archive=describe.was_stopped(snapshot.info))
         if self.task is None:
             self._start_if_due(snapshot)
-        elif self._greeted:
+        else:
             await self._beat(only_if_changed=True)
         self._wake.set()
 

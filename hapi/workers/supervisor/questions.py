@@ -77,8 +77,7 @@ def content(params: Json, answers: Any) -> Json:
         said = _said(answers, number, key)
         if said:
             filled[key] = _value(key, field, said)
-    required = _schema(params).get("required")
-    missing = [str(key) for key in required if key not in filled] if isinstance(required, list) else []
+    missing = [str(key) for key in _list(_schema(params).get("required")) if str(key) not in filled]
     if missing:
         raise HapiError(ErrorCode.BAD_REQUEST, f"The agent needs an answer to: {', '.join(missing)}.")
     return filled
@@ -105,13 +104,12 @@ def _choices(field: Json) -> list[tuple[str, Any, str]]:
         return [("Yes", True, ""), ("No", False, "")]
     inner = field.get("items") if field.get("type") == "array" else field
     source = inner if isinstance(inner, dict) else {}
-    titled = [item for item in source.get("oneOf") or source.get("anyOf") or () if isinstance(item, dict)]
+    titled = [item for item in _list(source.get("oneOf")) + _list(source.get("anyOf")) if isinstance(item, dict)]
     if titled:
         return [
             (str(i.get("title") or i.get("const")), i.get("const"), str(i.get("description") or "")) for i in titled
         ]
-    listed = source.get("enum")
-    return [(str(value), value, "") for value in listed] if isinstance(listed, list) else []
+    return [(str(value), value, "") for value in _list(source.get("enum"))]
 
 
 def _value(key: str, field: Json, said: list[str]) -> Any:
@@ -134,6 +132,10 @@ def _said(answers: Any, number: int, key: str) -> list[str]:
     if isinstance(found, str):
         found = [found]
     return [word for word in found if isinstance(word, str) and word] if isinstance(found, list) else []
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _label(candidate: Json) -> str:
