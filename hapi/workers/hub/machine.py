@@ -81,6 +81,7 @@ class Machine:
             "pid": context.runner.broker_pid,
             "startedAt": context.runner.started_at,
             "lastSpawnError": None,
+            "capabilities": {"piExistingSessionResume": True},
         }
         self._changed = asyncio.Event()
         self._greeted = False
