@@ -123,7 +123,7 @@ def test_stopped_through_its_npm_shim_it_leaves_no_orphan(codex_runner: Runner, 
     shim = codex.find()
     agents = json.loads((codex_runner.home / "settings.json").read_text())["agents"]
     codex_runner.settings(agents={"codex": agents["codex"] | {"command": [str(shim)]}})
-    for end in ("stop", "kill"):
+    for end in ("stop", "kill the supervisor", "kill the shim"):
         session = spawn(codex_runner, web)
         record = codex_runner.session(session)
         assert record is not None
@@ -133,6 +133,6 @@ def test_stopped_through_its_npm_shim_it_leaves_no_orphan(codex_runner: Runner, 
             done = codex_runner.hapi("runner", "stop-session", session, "--json", check=0)
             assert done.json["status"] == "stopped"
         else:
-            os.kill(record["pid"], signal.SIGKILL)
+            os.kill(record["pid" if end == "kill the supervisor" else "agentPid"], signal.SIGKILL)
         for process in tree:
             gone(process)

@@ -85,6 +85,7 @@ class Machine:
             "pid": context.runner.broker_pid,
             "startedAt": context.runner.started_at,
             "lastSpawnError": None,
+            "capabilities": {"piExistingSessionResume": True},
         }
         self._code_age = CodeAge(context.runner.fingerprint, context.runner.started_at)
         self._code: dict[str, int] = {}

@@ -144,7 +144,7 @@ class AcpDriver:
         """Copy the conversation as it stands; the copy's id. Raises HapiError: agent_failed, agent_timeout."""
         params = {"sessionId": self._native_id, "cwd": directory, "mcpServers": []}
         self.transport.only = self._native_id  # what is said in the copy is not said here
-        native_id = (await self._call(AGENT_METHODS["session_fork"], params)).get("sessionId")
+        native_id = (await self._call(AGENT_METHODS["session_fork"], params, CALL_TIMEOUT_S)).get("sessionId")
         if not isinstance(native_id, str) or native_id in {"", self._native_id}:
             raise HapiError(ErrorCode.AGENT_FAILED, "The agent copied its conversation without giving the copy an id.")
         return native_id

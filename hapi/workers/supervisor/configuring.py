@@ -284,7 +284,9 @@ class Configuration:
     def _said(self) -> Iterator[tuple[str, str]]:
         """(key, value) of all that the agent says is in force."""
         now, entry = self._driver.offers, self._entry
-        said = {MODEL: now.model, EFFORT: now.effort(entry.effort_option), MODE: self._mode_said()}
+        model = now.model if entry.takes_model else None  # what cannot be asked for is not remembered as a choice
+        effort = None if entry.efforts == () else now.effort(entry.effort_option)
+        said = {MODEL: model, EFFORT: effort, MODE: self._mode_said()}
         for key, names in _OPTIONS.items():
             option = now.find(*names)
             said[key] = option.value if option is not None else None

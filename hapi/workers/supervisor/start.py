@@ -150,6 +150,7 @@ class Starter:
             effort=order.effort,
             permission_mode=order.permission_mode,
             yolo=order.yolo,
+            settings=order.config,
             args=order.args,
         )
         environ = self._base(order)
