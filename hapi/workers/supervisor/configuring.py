@@ -284,9 +284,12 @@ class Configuration:
     def _said(self) -> Iterator[tuple[str, str]]:
         """(key, value) of all that the agent says is in force."""
         now, entry = self._driver.offers, self._entry
-        model = now.model if entry.takes_model else None  # what cannot be asked for is not remembered as a choice
-        effort = None if entry.efforts == () else now.effort(entry.effort_option)
-        said = {MODEL: model, EFFORT: effort, MODE: self._mode_said()}
+        model, effort = now.model, now.effort(entry.effort_option)
+        said = {  # but what cannot be asked for is not remembered as a choice
+            MODEL: model if entry.takes_model else None,
+            EFFORT: effort if entry.efforts is None or effort in entry.efforts else None,
+            MODE: self._mode_said(),
+        }
         for key, names in _OPTIONS.items():
             option = now.find(*names)
             said[key] = option.value if option is not None else None
@@ -333,7 +336,9 @@ class Configuration:
             yield MODEL, info.model
         if info.effort and not flags.effort:
             yield EFFORT, info.effort
-        yield from ((key, value) for key, value in info.config.items() if key in _USUAL)
+        for key, value in info.config.items():
+            if key in _USUAL and value not in flags.settings.get(key, {}):
+                yield key, value
 
     def _shown(self) -> tuple[str | None, ...]:
         return tuple(self._get(key) for key in (MODE, MODEL, EFFORT, *_USUAL))
