@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hapi import wire
 from hapi.agents import offers, table
-from hapi.agents.built_in import Agent
+from hapi.agents.built_in import NEUTRAL, Agent
 from hapi.errors import ErrorCode, HapiError
 from hapi.workers.supervisor import permissions
 
@@ -27,7 +27,6 @@ _OPTIONS = {
     "serviceTier": ("service_tier", "serviceTier", "service-tier"),
     "collaborationMode": ("collaboration_mode", "collaborationMode", "collaboration-mode"),
 }
-_USUAL = {"serviceTier": "standard", "collaborationMode": "default", AGENT_MODE: "interactive"}
 _WORDS = {
     "serviceTier": "service tier",
     "collaborationMode": "collaboration mode",
@@ -161,13 +160,13 @@ class Configuration:
                 self._check_effort(wanted)
             case "permissionMode":
                 self._check_mode(wanted)
-            case _ if setting not in _USUAL:
+            case _ if setting not in NEUTRAL:
                 raise _bad(f"There is no setting {key!r}.")
         return wanted
 
     def _default(self, key: str) -> str | None:
-        if key in _USUAL:
-            return _USUAL[key]
+        if key in NEUTRAL:
+            return NEUTRAL[key]
         entry, listed = self._entry, {MODEL: self.models, EFFORT: self.efforts, MODE: self.modes}.get(key)
         own = {MODEL: entry.default_model, EFFORT: entry.default_effort, MODE: entry.default_mode}.get(key)
         named = "default" if listed is not None and "default" in {choice.value for choice in listed()} else None
@@ -217,7 +216,7 @@ class Configuration:
             case "effort":
                 done = await driver.set_option((self._entry.effort_option,), value, patience_s)
             case _:
-                done = await driver.set_option(_OPTIONS[key], value, patience_s) or value == _USUAL[key]
+                done = await driver.set_option(_OPTIONS[key], value, patience_s) or value == NEUTRAL[key]
         if not done:
             raise _bad(f"{name} offers no {_WORDS.get(key, key)} to change; {value} was ignored.")
         self._put(key, value)
@@ -243,7 +242,7 @@ class Configuration:
         native = next(filter(None, map(self._driver.offers.own_mode, candidates)), None)
         if native is not None:
             await self._switch(native, patience_s)
-        elif mode != _USUAL[AGENT_MODE]:
+        elif mode != NEUTRAL[AGENT_MODE]:
             known = offers.names(self.modes()) or "none"
             raise _bad(f"{self._entry.name} does not offer the agent mode {mode!r}. It offers: {known}.")
         self._put(AGENT_MODE, mode)
@@ -337,11 +336,11 @@ class Configuration:
         if info.effort and not flags.effort:
             yield EFFORT, info.effort
         for key, value in info.config.items():
-            if key in _USUAL and value not in flags.settings.get(key, {}):
+            if key in NEUTRAL and value not in flags.settings.get(key, {}):
                 yield key, value
 
     def _shown(self) -> tuple[str | None, ...]:
-        return tuple(self._get(key) for key in (MODE, MODEL, EFFORT, *_USUAL))
+        return tuple(self._get(key) for key in (MODE, MODEL, EFFORT, *NEUTRAL))
 
 
 def _bad(message: str) -> HapiError:
