@@ -32,6 +32,10 @@ PURE = (
     "hapi.workers.orders",
     "hapi.workers.supervisor.permissions",
     "hapi.workers.supervisor.acp_events",
+    "hapi.workers.supervisor.acp_tools",
+    "hapi.workers.supervisor.allowances",
+    "hapi.workers.supervisor.pieces",
+    "hapi.workers.supervisor.questions",
     "hapi.workers.supervisor.environment",
 )
 IMPURE = {"zmq", "psutil", "asyncio", "time", "os", "socket", "subprocess", "signal", "threading"}
