@@ -22,6 +22,11 @@ class Installed:
         self._package = package
         self._known: dict[str, tuple[tuple[int, ...], bytes]] = {}
 
+    @property
+    def newest_ms(self) -> int:
+        """When the newest file of the last look was written (Unix ms); 0 before a look."""
+        return max((state[0] for state, _ in self._known.values()), default=0) // 1_000_000
+
     def look(self) -> Build:
         """What is there now; an empty Build when it is missing, unreadable, or has no version."""
         import hashlib  # late: it costs every command milliseconds

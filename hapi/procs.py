@@ -5,6 +5,7 @@ A pid is never trusted alone: identities (`ids.ProcessId`) are checked again bef
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
@@ -165,6 +166,26 @@ def everyone() -> list[int]:
     import psutil
 
     return list(psutil.pids())
+
+
+def working_directories() -> dict[int, str]:
+    """Where every process works whose directory we may see; those of other users we may not."""
+    found = {}
+    for pid in everyone():
+        with contextlib.suppress(OSError):
+            found[pid] = _working_directory(pid)
+    return found
+
+
+def _working_directory(pid: int) -> str:
+    if LINUX:
+        return os.readlink(f"/proc/{pid}/cwd")
+    import psutil
+
+    try:
+        return str(psutil.Process(pid).cwd())
+    except psutil.Error as error:
+        raise OSError(str(error)) from None
 
 
 def marked(name: str, value: str) -> list[ProcessId]:

@@ -4,6 +4,7 @@
     sessions/<uuid>/state.json   SessionInfo, replaced atomically     sessions/<uuid>/*.log      bounded
     sessions/<uuid>/untold.<n>   there while the hub has yet to hear of the end of generation n
     sessions/<uuid>/uploads/     what the web attached to messages; written by the hub connector
+    sessions/<uuid>/hub          which hub has a row of it: when that one came to know this machine (Unix ms)
 
 The only writer of the rest is its supervisor, which holds `lock` there; a record whose supervisor is proven dead
 is closed by the broker.
@@ -62,6 +63,7 @@ class SessionDirectory:
         self.log = path / "session.log"
         self.agent_log = path / "agent.log"
         self.uploads = path / "uploads"
+        self._hub = path / "hub"
 
     def create(self) -> None:
         """Make the directory, mode 0700. Raises OSError."""
@@ -151,6 +153,18 @@ class SessionDirectory:
         """The highest generation that the hub is still owed the end of; 0 for none."""
         found = [path.suffix[1:] for path in self.path.glob("untold.*")]
         return max((int(number) for number in found if number.isdigit()), default=0)
+
+    def hub(self) -> int | None:
+        """The hub that is known to have a row of this session, by when it came to know this machine; None for none."""
+        try:
+            return int(read_file(self._hub))
+        except (OSError, NotAFile, ValueError):
+            return None
+
+    def note_hub(self, known_since: int) -> None:
+        """That hub has a row of this session now. A session without a directory is not noted. Raises OSError."""
+        if self.path.is_dir() and self.hub() != known_since:
+            write_atomic(self._hub, str(known_since).encode())
 
     def _untold(self, generation: int) -> Path:
         return self.path / f"untold.{generation}"

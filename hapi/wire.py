@@ -62,6 +62,8 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     `reason` is one of lifecycle.EndReason, or a word that a newer build invented. `unknown_messages`: how many messages
     may or may not have reached the agent; `events_lost`: how many words for the hub found no room on disk.
+    `config`: further options in force, by the hub's names (`serviceTier`, …); `defaults`: the `model` and `effort` that
+    the agent began with.
     """
 
     session_id: str
@@ -88,6 +90,8 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     worktree: WorktreeInfo | None = None
     unknown_messages: int = 0
     events_lost: int = 0
+    config: dict[str, str] = {}
+    defaults: dict[str, str] = {}
 
 
 class PermissionRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -101,7 +105,7 @@ class PermissionRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class PermissionOutcome(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A permission request that is settled, with who settled it how."""
+    """A permission request that is settled, with who settled it how; `answers` are those to a question."""
 
     request: PermissionRequest
     completed_at: int
@@ -109,6 +113,7 @@ class PermissionOutcome(msgspec.Struct, omit_defaults=True, kw_only=True):
     decision: Literal["approved", "approved_for_session", "denied", "abort"] | None = None
     mode: str | None = None
     reason: str | None = None
+    answers: Any = None
 
 
 class Choice(msgspec.Struct, omit_defaults=True):
@@ -131,7 +136,8 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
 
     `last_seq` is the number of the newest event that the hub has yet to confirm, 0 when it has them all: behind the
     snapshot of an ended session nothing comes after that number. None from a supervisor that does not say.
-    `protocol` is the level that the supervisor speaks: the connector sends it nothing newer.
+    `protocol` is the level that the supervisor speaks: the connector sends it nothing newer. `can_fork`: the agent can
+    copy its conversation, and the supervisor takes ForkConversation.
     """
 
     info: SessionInfo
@@ -145,6 +151,8 @@ class Snapshot(msgspec.Struct, tag="snapshot", omit_defaults=True, kw_only=True)
     config: dict[str, str] = {}
     last_seq: int | None = None
     protocol: int = 1
+    efforts: list[Choice] = []
+    can_fork: bool = False
 
 
 class Attachment(msgspec.Struct, omit_defaults=True):
@@ -166,10 +174,20 @@ class UserText(msgspec.Struct, tag="user_text"):
     text: str
 
 
-class AgentText(msgspec.Struct, tag="agent_text"):
-    """A finished block of the agent's answer, in Markdown."""
+class ImageRef(msgspec.Struct, omit_defaults=True):
+    """An image that the agent showed, kept in the session's directory under `image_id` (hapi.images)."""
+
+    image_id: str
+    file_name: str
+    mime_type: str
+    call_id: str | None = None
+
+
+class AgentText(msgspec.Struct, tag="agent_text", omit_defaults=True):
+    """A finished block of the agent's answer, in Markdown. With `image` that is shown; `text` is then words for it."""
 
     text: str
+    image: ImageRef | None = None
 
 
 class Reasoning(msgspec.Struct, tag="reasoning"):
@@ -320,10 +338,14 @@ class Spawn(msgspec.Struct, tag="spawn", omit_defaults=True, kw_only=True):
 
 
 class StopSession(msgspec.Struct, tag="stop_session", omit_defaults=True):
-    """End a session: `target` is an id, a unique prefix of one, or PID-n. Reply: SessionStopped."""
+    """End a session: `target` is an id, a unique prefix of one, or PID-n. Reply: SessionStopped.
+
+    `why`: no person asked for it. The session was started in vain, for this reason, and is recorded as a failed spawn.
+    """
 
     target: str
     by: Literal["user", "hub"] = "user"
+    why: str = ""
 
 
 class SendText(msgspec.Struct, tag="send_text", omit_defaults=True):
@@ -486,7 +508,8 @@ class Hello(msgspec.Struct, tag="hello", omit_defaults=True, kw_only=True):
 class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
     """The broker knows the peer now. `order`: what a new supervisor is to do; `hub`: the connector is there.
 
-    `protocol` is the level that both speak: neither sends the other anything newer.
+    `protocol` is the level that both speak: neither sends the other anything newer. `fingerprint` is the digest of the
+    code that the broker runs.
     """
 
     instance: str
@@ -498,6 +521,7 @@ class Welcome(msgspec.Struct, tag="welcome", omit_defaults=True, kw_only=True):
     runner_started_at: int = 0
     umask: int = 0o022
     protocol: int = 1
+    fingerprint: str = ""
 
 
 class Refused(msgspec.Struct, tag="refused"):
@@ -650,7 +674,7 @@ class AbortTurn(msgspec.Struct, tag="abort_turn"):
 
 
 class Configure(msgspec.Struct, tag="configure"):
-    """Change model, mode, effort or another option while running. Reply: Configured."""
+    """Change model, mode, effort or another option while running; None is the default again. Reply: Configured."""
 
     values: dict[str, str | None]
 
@@ -659,6 +683,16 @@ class Configured(msgspec.Struct, tag="configured"):
     """The values now in force, one for every key asked for."""
 
     applied: dict[str, str | None]
+
+
+class ForkConversation(msgspec.Struct, tag="fork_conversation"):
+    """Copy the agent's conversation as it stands, between turns; this session goes on in its own. Reply: Forked."""
+
+
+class Forked(msgspec.Struct, tag="forked"):
+    """The agent's own id of the copy, for another session to resume."""
+
+    native_id: str
 
 
 class Delivered(msgspec.Struct, tag="delivered"):
@@ -712,6 +746,7 @@ ToSession = (
     | AnswerPermission
     | AbortTurn
     | Configure
+    | ForkConversation
     | Delivered
     | Failure
 )
@@ -731,6 +766,7 @@ ToHub = (
     | RunnerStopping
     | MessageFate
     | Configured
+    | Forked
     | Accepted
     | Failure
 )

@@ -85,7 +85,7 @@ def create_worktree(
     """
     if not directory.is_dir():
         raise HapiError(ErrorCode.WORKTREE_FAILED, f"{directory} is not a directory.")
-    found = _git(directory, "rev-parse", "--show-toplevel", environment=environment)
+    found = git(directory, "rev-parse", "--show-toplevel", environment=environment)
     if found.returncode != 0:
         raise HapiError(ErrorCode.WORKTREE_FAILED, f"Path is not a Git repository: {found.stderr.strip()}")
     root = Path(found.stdout.strip())
@@ -94,7 +94,7 @@ def create_worktree(
         candidate = name if attempt == 0 else f"{name}-{secrets.token_hex(2)}"
         path = root.parent / f"{root.name}-worktrees" / candidate
         branch = f"hapi-{candidate}"
-        if path.exists() or _git(root, "rev-parse", "--verify", "-q", f"refs/heads/{branch}").returncode == 0:
+        if path.exists() or git(root, "rev-parse", "--verify", "-q", f"refs/heads/{branch}").returncode == 0:
             continue
         worktree = WorktreeInfo(os.fspath(root), branch, candidate, os.fspath(path), now_ms())
         announce(worktree)
@@ -110,7 +110,7 @@ def remove_unused_worktree(worktree: WorktreeInfo) -> bool:
     """
     place = worktree.worktree_path
     try:
-        return _git(Path(worktree.base_path), "worktree", "remove", place).returncode == 0 or not os.path.lexists(place)
+        return git(Path(worktree.base_path), "worktree", "remove", place).returncode == 0 or not os.path.lexists(place)
     except HapiError:
         return False
 
@@ -119,7 +119,7 @@ def _add(worktree: WorktreeInfo, environment: Mapping[str, str] | None) -> None:
     """`git worktree add`; a hook can fail it, or hold it up, when the worktree is there already."""
     words = ("worktree", "add", "-b", worktree.branch, worktree.worktree_path)
     try:
-        made = _git(Path(worktree.base_path), *words, environment=environment)
+        made = git(Path(worktree.base_path), *words, environment=environment)
         if made.returncode == 0:
             return
         why = HapiError(ErrorCode.WORKTREE_FAILED, f"Failed to create worktree: {made.stderr.strip()}")
@@ -130,9 +130,13 @@ def _add(worktree: WorktreeInfo, environment: Mapping[str, str] | None) -> None:
     raise why
 
 
-def _git(
+def git(
     directory: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    """Run git there, without the variables that would lead it elsewhere; `environment` instead of our own.
+
+    Raises HapiError: missing_tool, or worktree_failed when it takes longer than GIT_TIMEOUT_S.
+    """
     known = os.environ if environment is None else environment
     secrets_of_ours = ("GIT_", "CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON")
     clean = {key: value for key, value in known.items() if not key.startswith(secrets_of_ours)}

@@ -8,6 +8,7 @@ import sys
 import msgspec
 
 FLAVORS = ("agy", "claude", "codex", "copilot", "cursor", "dsh", "grok", "kimi", "opencode", "pi")
+NEUTRAL = {"serviceTier": "standard", "collaborationMode": "default", "copilotAgentMode": "interactive"}
 FLAGS = "{flags}"  # where in a command the launch arguments go; at its end when it has no such element
 
 _SHARED_MODES = ("default", "read-only", "safe-yolo", "yolo")
@@ -19,6 +20,8 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     model: tuple[str, ...] = ()
     effort: tuple[str, ...] = ()
     modes: dict[str, tuple[str, ...]] = {}
+    settings: dict[str, dict[str, tuple[str, ...]]] = {}
+    """By the setting's name and value, as in `Agent.settings`."""
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +49,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     yolo_mode: str | None = None
     acp_modes: dict[str, str] = {}
     """The agent's own mode id for a mode of ours; modes that are not here are kept by answering its questions."""
+    settings: dict[str, tuple[str, ...]] = {}
+    """What else the hub lets choose for it, by the hub's name (its protocol, §4.7), with the values it can be given."""
     takes_model: bool = True
     efforts: tuple[str, ...] | None = ()
     """The levels it knows; None: any word, it is the model's business; (): it takes none."""
@@ -91,6 +96,8 @@ _ENTRIES = (
           install=f"{_NPM} @zed-industries/codex-acp@0.16.0", modes=_SHARED_MODES, yolo_mode="yolo",
           acp_modes={"default": "auto", "read-only": "read-only", "safe-yolo": "auto", "yolo": "full-access"},
           efforts=None, ignores_eof=True,
+          settings={"serviceTier": ("standard", "fast"), "collaborationMode": ("default", "plan")},
+          flags=Flags(settings={"serviceTier": {"fast": ("-c", "service_tier=fast")}}),
           terminal_flags=Flags(model=_MODEL, effort=("-c", "model_reasoning_effort={effort}"),
                                modes=_CODEX_TERMINAL_MODES)),
     Agent(name="cursor", title="Cursor", command=("agent", FLAGS, "acp"), terminal=("agent",),
@@ -104,7 +111,8 @@ _ENTRIES = (
     Agent(name="kimi", title="Kimi", command=("kimi", "acp"), terminal=("kimi",), install="uv tool install kimi-cli",
           modes=_SHARED_MODES, yolo_mode="yolo"),
     Agent(name="copilot", title="GitHub Copilot", command=("copilot", "--acp", "--stdio"), terminal=("copilot",),
-          install=f"{_NPM} @github/copilot", override="COPILOT_CLI_PATH", modes=_SHARED_MODES, yolo_mode="yolo"),
+          install=f"{_NPM} @github/copilot", override="COPILOT_CLI_PATH", modes=_SHARED_MODES, yolo_mode="yolo",
+          settings={"copilotAgentMode": ("interactive", "plan", "autopilot")}),
     Agent(name="opencode", title="OpenCode", command=("opencode", "acp"), terminal=("opencode",),
           install=f"{_NPM} opencode-ai", modes=("default", "plan", "yolo"), yolo_mode="yolo",
           acp_modes={"default": "build", "plan": "plan", "yolo": "build"}, efforts=None),

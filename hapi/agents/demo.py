@@ -28,18 +28,24 @@ An ACP agent (JSON-RPC 2.0, one message a line) on stdin and stdout, for trying 
 
 HAPI_DEMO_HOME      keep sessions in this directory, so that another process can load them (else in memory)
 HAPI_DEMO_DELAY_MS  pause after each piece of text (default 2)
+HAPI_DEMO_BUSY      refuse: no other model while a turn runs
+HAPI_DEMO_RESUME    how old sessions are taken up: load (default), resume (their history is not told), none
 HAPI_DEMO_START     faults at the start, joined by commas: slow:SECONDS, stderr:TEXT, exit:CODE, hang
 """
 MODES = ("default", "acceptEdits", "plan", "bypassPermissions")
-OPTIONS = {"model": ("model", ("demo-fast", "demo-slow")), "effort": ("thought_level", ("low", "medium", "high"))}
-PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS, INTERNAL, NOT_FOUND = (
-    -32700,
-    -32600,
-    -32601,
-    -32602,
-    -32603,
-    -32002,
+OPTIONS = {
+    "model": ("model", ("demo-fast", "demo-slow")),
+    "effort": ("thought_level", ("low", "medium", "high")),
+    "service_tier": ("service_tier", ("standard", "fast")),
+    "collaboration_mode": ("collaboration_mode", ("default", "plan")),
+}
+PARSE_ERROR, INVALID_REQUEST, NO_METHOD = -32700, -32600, -32601
+INVALID_PARAMS, INTERNAL, NOT_FOUND = -32602, -32603, -32002
+_SQUARE = (  # a PNG of 32 by 32
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAKklEQVR42mMQqThBU8QwasGoBaMWjFowasGoBaMWjFowasGoBaMW"
+    "DBULAB8sUEyjIlUYAAAAAElFTkSuQmCC"
 )
+_LATE_S = 0.2
 _CONTEXT, _SLOW_PAUSE, _HISTORY, _STACK_BYTES, _SPEW_BYTES = 100_000, 0.05, 20, 256 * 1024, 16_000
 
 
@@ -57,7 +63,7 @@ class _Wire:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._asked = 0
-        self.replies: dict[int, SimpleQueue[str]] = {}
+        self.replies: dict[int, SimpleQueue[Any]] = {}
         self.inbound: SimpleQueue[Any] = SimpleQueue()  # lines of stdin, and calls for the main thread
 
     def raw(self, data: bytes) -> None:
@@ -73,25 +79,30 @@ class _Wire:
     def update(self, session: str, kind: str, /, **fields: Any) -> None:
         self.send(method="session/update", params={"sessionId": session, "update": {"sessionUpdate": kind, **fields}})
 
-    def ask_permission(self, inbox: SimpleQueue[str], params: dict[str, Any]) -> str:
-        """The option chosen by the client, or "cancelled"; what a cancel puts into `inbox` counts as a reply."""
+    def ask(self, inbox: SimpleQueue[Any], method: str, *requests: dict[str, Any]) -> list[dict[str, Any]]:
+        """The client's results, asked for all at once; {} for one that a cancel (0 in `inbox`) came before."""
         with self._lock:
-            self._asked += 1
-            number = self._asked
-        self.replies[number] = inbox
-        self.send(id=number, method="session/request_permission", params=params)
-        try:
-            return inbox.get()
-        finally:
+            numbers = range(self._asked + 1, self._asked + 1 + len(requests))
+            self._asked += len(requests)
+        self.replies |= dict.fromkeys(numbers, inbox)
+        for number, params in zip(numbers, requests, strict=True):
+            self.send(id=number, method=method, params=params)
+        found: dict[int, dict[str, Any]] = {}
+        while len(found) < len(numbers):
+            number, result = inbox.get()
+            if not number:
+                break
+            found[number] = result
+        for number in numbers:
             del self.replies[number]
+        return [found.get(number, {}) for number in numbers]
 
     def answered(self, message: dict[str, Any]) -> None:
         """Hand a reply to whoever waits for it; a late one is of no use to anybody."""
         number = message.get("id")
         inbox = self.replies.get(number) if isinstance(number, int) else None
         if inbox:
-            outcome = (message.get("result") or {}).get("outcome") or {}
-            inbox.put(str(outcome.get("optionId", "cancelled")))
+            inbox.put((number, message.get("result") or {}))
 
 
 class _Session:
@@ -99,9 +110,8 @@ class _Session:
 
     def __init__(self, wire: _Wire, key: str, cwd: str, saved: dict[str, Any] | None = None) -> None:
         self.wire, self.key, self.cwd = wire, key, cwd
-        self.saved: dict[str, Any] = saved or {
-            "count": 0, "used": 0, "mode": "default", "model": "demo-fast", "effort": "medium", "history": [],
-        }  # fmt: skip
+        first = {name: values[0] for name, (_, values) in OPTIONS.items()} | {"effort": "medium"}
+        self.saved = {"count": 0, "used": 0, "mode": "default", **first, "history": [], **(saved or {})}
         self.open: list[_Turn] = []
         self._queue: SimpleQueue[_Turn] = SimpleQueue()
         self._saving = threading.Lock()
@@ -117,13 +127,12 @@ class _Session:
     def cancel(self) -> None:
         for turn in list(self.open):
             turn.cancelled.set()
-            turn.inbox.put("cancelled")
+            turn.inbox.put((0, {}))
 
     def _work(self) -> None:
         while True:
             turn = self._queue.get()
             turn.run()
-            self.open.remove(turn)
 
     def describe(self) -> dict[str, Any]:
         """Modes, models and options as `session/new` and `session/load` answer them."""
@@ -141,6 +150,13 @@ class _Session:
             for name, (category, values) in OPTIONS.items()
         ]  # fmt: skip
 
+    def choose(self, name: str, value: str) -> None:
+        """Take a value. Raises ValueError for one that there is not."""
+        if value not in (MODES if name == "mode" else OPTIONS[name][1]):
+            raise ValueError(f"no such {name}: {value}")
+        self.saved[name] = value
+        self.save()
+
     def save(self) -> None:
         home = os.environ.get("HAPI_DEMO_HOME")
         if home:
@@ -157,8 +173,9 @@ class _Turn:
     def __init__(self, session: _Session, request: Any, text: str, number: int) -> None:
         self.session, self.request, self.prompt, self.number = session, request, text, number
         self.cancelled = threading.Event()
-        self.inbox: SimpleQueue[str] = SimpleQueue()
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
         self.said: list[str] = []
+        self.afterwards: list[str] = []
         self._last = ""
         self._calls = 0
         delay = float(os.environ.get("HAPI_DEMO_DELAY_MS") or 2) / 1000
@@ -169,16 +186,20 @@ class _Turn:
         try:
             stop = self._obey()
             self.update("usage_update", used=self.session.saved["used"], size=_CONTEXT)
-            self.session.saved["history"] = [*self.session.saved["history"], [self.prompt, "".join(self.said)]][
-                -_HISTORY:
-            ]
+            history = [*self.session.saved["history"], [self.prompt, "".join(self.said)]]
+            self.session.saved["history"] = history[-_HISTORY:]
             self.session.save()
         except Exception as error:  # noqa: BLE001 - the client must hear of it, whatever it is
-            self.session.wire.send(
-                id=self.request, error={"code": INTERNAL, "message": f"{type(error).__name__}: {error}"}
-            )
+            self._answer(error={"code": INTERNAL, "message": f"{type(error).__name__}: {error}"})
         else:
-            self.session.wire.send(id=self.request, result={"stopReason": stop, "usage": self._usage()})
+            self._answer(result={"stopReason": stop, "usage": self._usage()})
+            for text in self.afterwards:
+                self.cancelled.wait(_LATE_S)
+                self.update("agent_message_chunk", content=_text_block(text))
+
+    def _answer(self, **answer: Any) -> None:
+        self.session.open.remove(self)
+        self.session.wire.send(id=self.request, **answer)
 
     def _obey(self) -> str:
         parts = [part.strip() for line in self.prompt.splitlines() for part in f"{line} ".split(" ; ")]
@@ -280,17 +301,79 @@ def _edit(turn: _Turn, text: str) -> None:
 
 
 def _ask(turn: _Turn, text: str) -> None:
-    name = text or "demo"
-    call = turn.tool(name, "execute", rawInput={"command": name})
     kinds = {"allow_once": "Allow once", "allow_always": "Always allow", "reject_once": "Reject"}
     options = [{"optionId": kind, "name": label, "kind": kind} for kind, label in kinds.items()]
-    tool = {"toolCallId": call, "title": name, "kind": "execute", "status": "pending", "rawInput": {"command": name}}
-    params = {"sessionId": turn.session.key, "toolCall": tool, "options": options}
-    outcome = turn.session.wire.ask_permission(turn.inbox, params)
+    calls = [(name, *_asked(turn, name, options)) for name in (part.strip() for part in (text or "demo").split("|"))]
+    results = turn.session.wire.ask(turn.inbox, "session/request_permission", *(params for _, _, params in calls))
     turn.pause(0)
-    status = "completed" if outcome.startswith("allow") else "failed"
-    turn.progress(call, status, _content(f"{name}: {outcome}"))
-    turn.text(f"Permission: {outcome}")
+    for (name, call, _), result in zip(calls, results, strict=True):
+        outcome = _option(result)
+        turn.progress(call, "completed" if outcome.startswith("allow") else "failed", _content(f"{name}: {outcome}"))
+        turn.text(f"Permission: {outcome}" if len(calls) == 1 else f"{name}: {outcome}")
+
+
+def _asked(turn: _Turn, name: str, options: list[dict[str, str]], **more: Any) -> tuple[str, dict[str, Any]]:
+    """A tool call and the request for leave to make it."""
+    more = {"kind": "execute", "rawInput": {"command": name}, **more}
+    call = turn.tool(name, **more)
+    tool = {"toolCallId": call, "title": name, "status": "pending", **more}
+    return call, {"sessionId": turn.session.key, "toolCall": tool, "options": options}
+
+
+def _option(result: dict[str, Any]) -> str:
+    return str((result.get("outcome") or {}).get("optionId", "cancelled"))
+
+
+def _question(turn: _Turn, text: str) -> None:
+    title, *labels = (part.strip() for part in text.split("|"))
+    options = [{"optionId": f"o{at}", "name": label, "kind": "choice"} for at, label in enumerate(labels)]
+    call, params = _asked(turn, title, options, kind="other", rawInput={})
+    (result,) = turn.session.wire.ask(turn.inbox, "session/request_permission", params)
+    turn.pause(0)
+    turn.progress(call, "completed", _content(_option(result)))
+    turn.text(f"Chosen: {_option(result)}")
+
+
+def _form(turn: _Turn, _text: str) -> None:
+    colors = {"type": "string", "title": "Color", "enum": ["red", "blue"]}
+    sizes = {"type": "array", "title": "Sizes", "items": {"enum": ["S", "M", "L"]}}
+    schema = {"type": "object", "properties": {"color": colors, "sizes": sizes}, "required": ["color"]}
+    params = {"sessionId": turn.session.key, "mode": "form", "message": "What shall it be?", "requestedSchema": schema}
+    (result,) = turn.session.wire.ask(turn.inbox, "elicitation/create", params)
+    turn.pause(0)
+    turn.text(f"Form: {json.dumps(result, sort_keys=True)}")
+
+
+def _leave_plan(turn: _Turn, text: str) -> None:
+    kinds = {"acceptEdits": "allow_always", "default": "allow_once", "plan": "reject_once"}
+    options = [{"optionId": mode, "name": mode, "kind": kind} for mode, kind in kinds.items()]
+    call, params = _asked(turn, "Ready to code?", options, kind="switch_mode", rawInput={"plan": text})
+    (result,) = turn.session.wire.ask(turn.inbox, "session/request_permission", params)
+    turn.pause(0)
+    turn.progress(call, "completed" if _option(result) != "plan" else "failed")
+    turn.text(f"Mode: {_option(result)}")
+
+
+def _image(turn: _Turn, text: str) -> None:
+    """A square of one color; or what TEXT says is an image, broken as it may be."""
+    image = {"type": "image", "mimeType": "image/png", "data": text.removeprefix("tool").strip() or _SQUARE}
+    if text.startswith("tool"):
+        call = turn.tool("Draw", "other")
+        turn.progress(call, "completed", {"type": "content", "content": image})
+    else:
+        turn.update("agent_message_chunk", content=image)
+
+
+def _open_tool(turn: _Turn, text: str) -> None:
+    turn.tool(text, "other")
+
+
+def _odd(turn: _Turn, _text: str) -> None:
+    odd: dict[str, dict[str, Any]] = {"from_the_future": {"x": 1}, "user_message_chunk": {"content": _text_block("an echo")},
+           "plan": {"entries": 5}, "tool_call": {"toolCallId": 5, "status": []},
+           "available_commands_update": {"availableCommands": "none"}}  # fmt: skip
+    for kind, fields in odd.items():
+        turn.update(kind, **fields)
 
 
 def _slow(turn: _Turn, text: str) -> None:
@@ -366,9 +449,22 @@ def _title(turn: _Turn, text: str) -> None:
     turn.update("session_info_update", title=text)
 
 
+def _set(turn: _Turn, text: str) -> None:
+    name, _, value = text.partition(" ")
+    turn.session.choose(name, value)
+    if name == "mode":
+        turn.update("current_mode_update", currentModeId=value)
+    else:
+        turn.update("config_option_update", configOptions=turn.session.options())
+
+
 def _used(turn: _Turn, text: str) -> None:
     turn.session.saved["used"] = int(text)
     turn.update("usage_update", used=int(text), size=_CONTEXT)
+
+
+def _late(turn: _Turn, text: str) -> None:
+    turn.afterwards.append(text)
 
 
 def _garbage(turn: _Turn, _text: str) -> None:
@@ -387,9 +483,17 @@ COMMANDS: dict[str, tuple[Callable[[_Turn, str], None], str, str]] = {
     "plan": (_plan, "A | B | C", "makes a plan and carries it out"),
     "tool": (_tool, "NAME [ok|fail]", "calls a tool"),
     "edit": (_edit, "FILE TEXT", "writes a file, without asking"),
-    "ask": (_ask, "[TOOL]", "asks for permission"),
+    "ask": (_ask, "[TOOL | TOOL]", "asks for permission, for several at once"),
+    "question": (_question, "TEXT | A | B", "asks you to choose"),
+    "form": (_form, "", "asks you to fill in a form"),
+    "leave-plan": (_leave_plan, "PLAN", "asks to carry out a plan"),
+    "image": (_image, "[tool] [BASE64]", "shows an image"),
+    "open-tool": (_open_tool, "NAME", "begins a tool call that never ends"),
+    "late": (_late, "TEXT", "says it when the turn is over"),
+    "odd": (_odd, "", "sends updates that nobody knows"),
     "slow": (_slow, "SECONDS [CHUNKS]", "streams that long"),
     "title": (_title, "TEXT", "names the session"),
+    "set": (_set, "mode|OPTION VALUE", "changes it by myself"),
     "usage": (_used, "N", "says that N tokens are used"),
     "count": (lambda turn, _: turn.text(str(turn.number)), "", "says how many prompts there were"),
     "env": (lambda turn, text: turn.text(os.environ.get(text, "unset")), "NAME", "shows a variable"),
@@ -416,6 +520,8 @@ class _Agent:
             "authenticate": lambda _id, _params: {},
             "session/new": self._new,
             "session/load": self._load,
+            "session/resume": self._resume,
+            "session/fork": self._fork,
             "session/set_mode": self._set_mode,
             "session/set_model": lambda _id, params: self._set(params, "model", params["modelId"]),
             "session/set_config_option": lambda _id, params: self._set(params, params["configId"], params["value"]),
@@ -463,11 +569,19 @@ class _Agent:
                 self._wire.send(id=request, result=result)
 
     def _initialize(self, _id: Any, _params: dict[str, Any]) -> dict[str, Any]:
-        prompt = {"image": False, "audio": False, "embeddedContext": False}
+        prompt = {"image": True, "audio": False, "embeddedContext": True}
+        resume = os.environ.get("HAPI_DEMO_RESUME", "load")
+        session: dict[str, Any] = {} if resume == "none" else {"fork": {}}
+        if resume == "resume":
+            session["resume"] = {}
         return {
             "protocolVersion": 1,
             "agentInfo": {"name": "hapi-demo", "title": "Demo", "version": "1"},
-            "agentCapabilities": {"loadSession": True, "promptCapabilities": prompt},
+            "agentCapabilities": {
+                "loadSession": resume == "load",
+                "promptCapabilities": prompt,
+                "sessionCapabilities": session,
+            },
             "authMethods": [],
         }
 
@@ -482,6 +596,14 @@ class _Agent:
         ):
             self._wire.update(key, f"{role}_message_chunk", content=_text_block(text))
         self._open(request, key, params, saved)
+
+    def _resume(self, request: Any, params: dict[str, Any]) -> None:
+        key = str(params["sessionId"])
+        self._open(request, key, params, self._sessions[key].saved if key in self._sessions else _stored(key))
+
+    def _fork(self, request: Any, params: dict[str, Any]) -> None:
+        saved = json.loads(json.dumps(self._session(params).saved))
+        self._open(request, os.urandom(16).hex(), params, saved)
 
     def _open(self, request: Any, key: str, params: dict[str, Any], saved: dict[str, Any] | None) -> None:
         if not os.path.isabs(params["cwd"]):
@@ -503,24 +625,28 @@ class _Agent:
 
     def _set_mode(self, request: Any, params: dict[str, Any]) -> None:
         session = self._session(params)
-        if params["modeId"] not in MODES:
-            raise ValueError(f"no such mode: {params['modeId']}")
-        session.saved["mode"] = params["modeId"]
-        session.save()
+        session.choose("mode", params["modeId"])
         self._wire.send(id=request, result={})
         self._wire.update(session.key, "current_mode_update", currentModeId=params["modeId"])
 
     def _set(self, params: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
         session = self._session(params)
-        if value not in OPTIONS[name][1]:
-            raise ValueError(f"no such {name}: {value}")
-        session.saved[name] = value
-        session.save()
+        if name == "model" and session.open and os.environ.get("HAPI_DEMO_BUSY") == "refuse":
+            raise _Refused(INTERNAL, "a turn is running")
+        session.choose(name, value)
         return {"configOptions": session.options()}
 
     def _prompt(self, request: Any, params: dict[str, Any]) -> None:
-        blocks = [block.get("text") or block.get("uri") or f"[{block.get('type')}]" for block in params["prompt"]]
-        self._session(params).prompt(request, "\n".join(blocks))
+        self._session(params).prompt(request, "\n".join(map(_words, params["prompt"])))
+
+
+def _words(block: dict[str, Any]) -> str:
+    """A block of the prompt as a person would say it."""
+    resource = block.get("resource") or {}
+    if resource.get("text"):
+        return f"{resource['uri']} says {resource['text']}"
+    given = f"[{block.get('type')} {block.get('mimeType')}, {len(block.get('data') or '') * 3 // 4} bytes]"
+    return str(block.get("text") or block.get("uri") or given)
 
 
 def _text_block(text: str) -> dict[str, str]:

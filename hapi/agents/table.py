@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from hapi.agents.built_in import BUILT_IN, FLAGS, FLAVORS, Agent
+from hapi.agents.built_in import BUILT_IN, FLAGS, FLAVORS, NEUTRAL, Agent
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _PUNCTUATION = str.maketrans("._-", "000")
 
 
@@ -106,6 +108,17 @@ def check_options(agent: Agent, *, model: str | None, effort: str | None, permis
         raise _bad_option(f"{agent.name} has no permission mode {permission_mode!r}", _known("modes", agent.modes))
 
 
+def check_settings(agent: Agent, settings: Mapping[str, str]) -> None:
+    """Raises HapiError(bad_request) for one of the hub's further settings that this agent cannot be given.
+
+    The values that ask for nothing (`NEUTRAL`) fit every agent.
+    """
+    for key, value in settings.items():
+        known = agent.settings.get(key, ())
+        if value not in known and value != NEUTRAL.get(key):
+            raise _bad_option(f"{agent.name} has no {key} {value!r}", _known(f"values of {key}", known))
+
+
 def launch_arguments(  # noqa: PLR0913 - one per option of a spawn
     agent: Agent,
     *,
@@ -113,21 +126,26 @@ def launch_arguments(  # noqa: PLR0913 - one per option of a spawn
     effort: str | None = None,
     permission_mode: str | None = None,
     yolo: bool = False,
+    settings: Mapping[str, str] = _NOTHING,
     args: Sequence[str] = (),
     terminal: bool = False,
 ) -> list[str]:
     """The arguments for `resolve`: the options that the program takes as flags, the settings' `args`, then `args`.
 
-    Options without a flag are not lost: over ACP they are set once the session is open. Raises HapiError(bad_request)
-    as `check_options` does.
+    Options without a flag are not lost: over ACP they are set once the session is open. `settings` are the hub's
+    (`Agent.settings`). Raises HapiError(bad_request) as `check_options` and `check_settings` do.
     """
     model, effort = model or agent.default_model, effort or agent.default_effort
     mode = _mode(agent, permission_mode, yolo=yolo)
     check_options(agent, model=model, effort=effort, permission_mode=mode)
+    check_settings(agent, settings)
     flags = agent.terminal_flags if terminal else agent.flags
     chosen = [word.replace("{model}", model) for word in flags.model] if model else []
     chosen += [word.replace("{effort}", effort) for word in flags.effort] if effort else []
-    return [*chosen, *flags.modes.get(mode or "", ()), *agent.args, *args]
+    chosen += flags.modes.get(mode or "", ())
+    for key, value in settings.items():
+        chosen += flags.settings.get(key, {}).get(value, ())
+    return [*chosen, *agent.args, *args]
 
 
 def which(program: str, path: str) -> str | None:
@@ -194,6 +212,7 @@ def _alias(name: str, used: Agent) -> Agent:
         yolo_mode=own.yolo_mode,
         takes_model=own.takes_model,
         efforts=own.efforts,
+        settings=own.settings,
     )
 
 

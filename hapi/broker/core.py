@@ -146,6 +146,7 @@ class Core(Requests):
             runner_started_at=self.settings.started_at,
             umask=self.settings.umask,
             protocol=peer.protocol,
+            fingerprint=self.settings.fingerprint if peer.name == wire.HUB else "",
         )
 
     def forked(self, session_id: str, pid: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from hapi import wire
 from hapi.broker.effects import ReplyTo
 from hapi.errors import ErrorCode, HapiError
 
@@ -35,6 +36,14 @@ class Deferrals:
     def take_up(self, session_id: str) -> list[Deferred]:
         """The requests that were kept back for that session."""
         return self._kept.pop(session_id, [])
+
+    def take_back(self, session_id: str) -> list[Deferred]:
+        """The spawns among them: the session was stopped, and whoever waits for its return waits in vain."""
+        kept = self._kept.pop(session_id, [])
+        rest = [request for request in kept if not isinstance(request.body, wire.Spawn)]
+        if rest:
+            self._kept[session_id] = rest
+        return [request for request in kept if isinstance(request.body, wire.Spawn)]
 
     def give_up(self) -> list[Deferred]:
         """All requests that are kept back; the runner goes."""

@@ -18,7 +18,7 @@ from hapi.ids import session_id as canonical
 from hapi.lifecycle import READY, EndReason, Phase
 
 SHUTDOWN_DEADLINE_S = 3.0
-STOP_REASONS = {"user": EndReason.STOPPED_BY_USER, "hub": EndReason.STOPPED_FROM_HUB}
+_STOP_REASONS = {"user": EndReason.STOPPED_BY_USER, "hub": EndReason.STOPPED_FROM_HUB}
 OS_SIGNAL = "os-signal"  # what the machine's shutdown sends
 RESTART_SOURCES = frozenset({"hapi-app", HANDOFF_SOURCE})  # stop, and let the service manager start a new one
 
@@ -69,6 +69,8 @@ class Requests(Books):
     def _spawn(self, to: ReplyTo, order: wire.Spawn, now: float) -> list[Effect]:
         self._check(order)
         live = self.sessions.live.get(order.session_id)
+        if live is not None and order.existing and self._is_ending(live):
+            return self._defer(order.session_id, to, order, now)
         if live is not None and self.losses.awaits_reaping(live):
             raise _being_ended(order.session_id)
         pending = order.session_id in self.spawns.pending
@@ -88,8 +90,19 @@ class Requests(Books):
             return []
         return [*map(CloseRecord, self.losses.settle(order.session_id)), ForkSession(order.session_id)]
 
+    def _is_ending(self, info: wire.SessionInfo) -> bool:
+        """Whether what is left of the session is on its way out, so that it can be continued soon."""
+        if self.losses.awaits_reaping(info):
+            return True
+        return info.phase is Phase.STOPPING and self.peers.named(wire.session_peer(info.session_id)) is not None
+
     def _stop_session(self, to: ReplyTo, body: wire.StopSession, now: float) -> list[Effect]:
         target = body.target.lower()
+        stopped = wire.Failure(ErrorCode.STOPPED_DURING_START.value, body.why or "The session was stopped.")
+        in_vain = [Answer(kept.to, stopped) for kept in self.deferrals.take_back(target)]
+        return [*in_vain, *self._stop_target(to, target, body, now)]
+
+    def _stop_target(self, to: ReplyTo, target: str, body: wire.StopSession, now: float) -> list[Effect]:
         if target in self.spawns.pending and target not in self.sessions.live:
             return self._stop_starting(to, target, body, now)
         info = self._to_stop(target)
@@ -110,12 +123,12 @@ class Requests(Books):
             return [Answer(to, wire.SessionStopped("still_alive", info.session_id, survivors=pids(info)))]
         if not self.stops.begin(info.session_id, to, now) or peer is None:
             return []
-        return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by))]
+        return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by, body.why))]
 
     def _stop_interrupted(self, to: ReplyTo, info: wire.SessionInfo, body: wire.StopSession) -> list[Effect]:
         """A session that went down with the machine and has yet to be started again will not be."""
         self.restarts.drop(info.session_id)
-        closed = CloseRecord(self._end(info, STOP_REASONS[body.by], self.now_ms))
+        closed = CloseRecord(self._end(info, _stop_reason(body), self.now_ms, body.why or None))
         return [closed, Answer(to, wire.SessionStopped("stopped", info.session_id, "before_start"))]
 
     def _to_stop(self, target: str) -> wire.SessionInfo | None:
@@ -135,9 +148,9 @@ class Requests(Books):
         begun = self.stops.begin(session_id, to, now)
         peer = self.peers.named(wire.session_peer(session_id))
         if peer is None:  # its supervisor is turned away when it says hello
-            self.spawns.pending[session_id].stopped = STOP_REASONS[body.by]
+            self.spawns.pending[session_id].stopped = _stop_reason(body)
             return []
-        return [Send(peer.identity, peer.name, wire.StopSession(session_id, body.by))] if begun else []
+        return [Send(peer.identity, peer.name, wire.StopSession(session_id, body.by, body.why))] if begun else []
 
     def _send_text(self, to: ReplyTo, body: wire.SendText, now: float) -> list[Effect]:
         info = self.sessions.resolve(body.target)
@@ -199,6 +212,10 @@ class Requests(Books):
             *self.relays.end_all(stopped),
         ]
         return [*answers, *rest, Quit(self._ending)]
+
+
+def _stop_reason(body: wire.StopSession) -> EndReason:
+    return EndReason.SPAWN_FAILED if body.why else _STOP_REASONS[body.by]
 
 
 def _being_ended(session_id: str) -> HapiError:

@@ -13,7 +13,7 @@ import pytest
 from hapi import procs
 from tests.conftest import skip_or_fail
 from tests.support import codex
-from tests.support.hub import WebClient
+from tests.support.hub import WebClient, WebError
 from tests.support.model_server import ModelServer
 from tests.support.runner import Runner, command_line, gone
 from tests.support.wait import until
@@ -73,6 +73,40 @@ def test_text_reasoning_and_a_tool_call_with_its_permission(codex_runner: Runner
     assert not result["is_error"]
 
 
+def test_model_effort_and_mode_are_changed_live(codex_runner: Runner, web: WebClient, model: ModelServer) -> None:
+    session = spawn(codex_runner, web)
+    listed = web.get(f"/api/sessions/{session}/codex-models")["models"]
+    names = [entry["id"] for entry in listed]
+    assert "gpt-5.5" in names
+    assert {"low", "medium", "high"} <= set(listed[0]["supportedReasoningEfforts"])
+    other = next(name for name in names if name != "gpt-5.5")
+    for route, body in (
+        ("model", {"model": other}),
+        ("model-reasoning-effort", {"modelReasoningEffort": "high"}),
+        ("permission-mode", {"mode": "read-only"}),
+    ):
+        web.post(f"/api/sessions/{session}/{route}", **body)
+    with pytest.raises(WebError, match="codex has no model 'gpt-0'"):
+        web.post(f"/api/sessions/{session}/model", model="gpt-0")
+    with pytest.raises(WebError, match="codex offers no service tier"):
+        web.post(f"/api/sessions/{session}/service-tier", serviceTier="fast")
+    web.send(session, mock({"text": "Hello."}))
+    until(lambda: rows(web, session, "ready"), 20, "the turn is over")
+    asked = model.requests[-1]
+    assert (asked["model"], asked["reasoning"]["effort"]) == (other, "high")
+    row = web.session(session)
+    assert (row["model"], row["modelReasoningEffort"], row["permissionMode"]) == (other, "high", "read-only")
+
+
+def test_its_models_before_a_session(codex_runner: Runner, web: WebClient) -> None:
+    machine = codex_runner.wait_online(web)["id"]
+    before = len(codex_runner.processes())
+    found = web.get(f"/api/machines/{machine}/codex-models")
+    assert [entry["id"] for entry in found["models"] if entry["isDefault"]] == ["gpt-5.5"]
+    assert found["models"][0]["defaultReasoningEffort"] == "medium"
+    until(lambda: len(codex_runner.processes()) == before, 20, "codex is gone")
+
+
 def test_cancel_stops_the_model_and_keeps_the_session(codex_runner: Runner, web: WebClient, model: ModelServer) -> None:
     session = spawn(codex_runner, web)
     web.send(session, mock({"slow": [500, 0.1]}))
@@ -89,7 +123,7 @@ def test_stopped_through_its_npm_shim_it_leaves_no_orphan(codex_runner: Runner, 
     shim = codex.find()
     agents = json.loads((codex_runner.home / "settings.json").read_text())["agents"]
     codex_runner.settings(agents={"codex": agents["codex"] | {"command": [str(shim)]}})
-    for end in ("stop", "kill"):
+    for end in ("stop", "kill the supervisor", "kill the shim"):
         session = spawn(codex_runner, web)
         record = codex_runner.session(session)
         assert record is not None
@@ -99,6 +133,6 @@ def test_stopped_through_its_npm_shim_it_leaves_no_orphan(codex_runner: Runner, 
             done = codex_runner.hapi("runner", "stop-session", session, "--json", check=0)
             assert done.json["status"] == "stopped"
         else:
-            os.kill(record["pid"], signal.SIGKILL)
+            os.kill(record["pid" if end == "kill the supervisor" else "agentPid"], signal.SIGKILL)
         for process in tree:
             gone(process)

@@ -10,6 +10,8 @@ import pytest
 from hapi import wire
 from hapi.clock import now_ms
 from hapi.lifecycle import EndReason, Phase
+from hapi.workers.hub.door import Door
+from hapi.workers.hub.problems import HubProblem
 from tests.hub.test_connector_kit import FakeBus, FakeSession, Running, Web, connector
 from tests.support.hub import OfficialHub, WebError, find_hub
 from tests.support.wait import until_async
@@ -214,6 +216,44 @@ async def test_permissions_abort_and_settings_reach_the_session(running, web, tm
     assert session.of(wire.Configure)[0].values == {"permissionMode": "yolo"}
 
 
+async def test_trap_29_a_session_whose_own_connection_is_down_is_shown_alive(running, web, tmp_path, monkeypatch):
+    """The process is up: the machine's connection says so, and what it does, until the session's own is back.
+
+    Seen to fail: with keepalives over the session's own connection only.
+    """
+    doors: list[Fragile] = []
+
+    class Fragile(Door):
+        broken = False
+
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments)
+            doors.append(self)
+
+        async def open(self) -> None:
+            if Fragile.broken:
+                raise HubProblem("cut")
+            await super().open()
+
+    monkeypatch.setattr("hapi.workers.hub.session.Door", Fragile)
+    session = FakeSession(running.bus, str(tmp_path))
+    session.tell()
+    await shown(web, session)
+    Fragile.broken = True
+    await doors[0].close()
+    session.tell(phase=Phase.WORKING)
+
+    async def works():
+        found = await web("session", session.id)
+        return found["active"] and found["thinking"]
+
+    await until_async(works, SOON, "shown alive and at work")
+    assert not doors[0].connected
+    Fragile.broken = False
+    session.emit(wire.AgentText("I was here"))
+    await until_async(lambda: session.delivered == 1, 3 * SOON, "its own connection is back")
+
+
 async def test_archive_waits_for_the_proof_and_says_so(running, web, tmp_path):
     session = FakeSession(running.bus, str(tmp_path))
     session.tell()
@@ -385,3 +425,16 @@ async def test_looking_around_stays_inside_the_roots(hub, web, tmp_path):
         assert refused["code"] == "outside_workspace_roots"
         agents = await web("get", f"{machine}/agent-availability")
         assert len(agents["agents"]) == 10
+
+
+@pytest.mark.parametrize("other", [False, True])
+async def test_code_that_is_installed_and_does_not_run_is_told(hub, web, tmp_path, other):
+    """By its content: a file that was only touched is no other code."""
+    from hapi.installed import Installed
+
+    digest = "another" if other else Installed().look().digest
+    async with connector(tmp_path / "home", hub.url, hub.token, fingerprint=digest) as running:
+        await running.online()
+        machine = await until_async(lambda: my_machine(web, running), SOON, "the machine is listed")
+        metadata = machine["metadata"]
+        assert (metadata["startedCliMtimeMs"] != metadata["installedCliMtimeMs"]) is other

@@ -303,6 +303,31 @@ def test_trap_32_a_permission_survives_the_death_of_all_but_its_agent(stage: Sta
     settled(stage, session, request)
 
 
+def test_trap_32_several_pending_permissions_survive_and_are_answered_in_another_order(stage: Stage) -> None:
+    """Connector, broker and hub die while three wait: the same three come back, and each answer finds its question.
+
+    Seen to fail: with only the oldest request in the snapshot.
+    """
+    session = stage.spawn()
+    key = session.session_id
+    stage.web.send(key, "/ask one | two | three")
+    requests = until(lambda: len(stage.requests(key)) == 3 and stage.requests(key), SHOWN_S, "the requests")
+    ids = {request["tool"]: request_id for request_id, request in requests.items()}
+    status = stage.status()
+    stage.hub.kill()
+    kill(status.workers["hub"].pid)
+    kill(status.pid)
+    stage.heal()
+    assert stage.requests(key).keys() == set(ids.values())
+    until(lambda: approved(stage, key, ids["three"]), SHOWN_S, "the answer is taken")
+    stage.web.deny(key, ids["one"])
+    stage.web.approve(key, ids["two"], decision="approved_for_session")
+    expected = ["one: reject_once", "two: allow_always", "three: allow_once"]
+    until(lambda: stage.said(key) == expected, SHOWN_S, "the agent heard all three")
+    until(lambda: not stage.requests(key), SHOWN_S, "the requests are closed")
+    stage.goes_on(session)
+
+
 def test_trap_32_the_connector_dies_with_an_answer_on_its_way(stage: Stage) -> None:
     """The web may have heard an error, but the answer counts: the request is settled, and was answered once.
 

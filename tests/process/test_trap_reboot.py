@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -57,6 +58,31 @@ def test_trap_39_only_what_was_interrupted_comes_back_as_it_was(runner: Runner) 
     listed = {s["sessionId"]: s for s in runner.sessions("--ended")}
     assert (listed[stopped["sessionId"]]["phase"], listed[crashed["sessionId"]]["phase"]) == ("ended", "ended")
     assert listed[stopped["sessionId"]]["reason"] == "stopped by user"
+
+
+def test_trap_36_what_was_chosen_after_the_spawn_comes_back_after_a_reboot(runner: Runner) -> None:
+    """The agent's own conversation has forgotten it.
+
+    Seen to fail: with the options of the first order instead of those on record.
+    """
+    remembering(runner)
+    runner.settings(agents={"codex": {"use": "demo"}})
+    runner.start()
+    session = runner.spawn("--model", "demo-fast", "--permission-mode", "read-only", "--effort", "low", agent="codex")
+    runner.hapi("send", session["sessionId"], "/set model demo-slow ; /set effort high", check=0)
+    runner.hapi("send", session["sessionId"], "/set service_tier fast ; /say done", check=0)
+    until(lambda: "done" in said(runner, session["sessionId"]), 10, "the agent has changed")
+    runner.wait_phase(session["sessionId"], "idle")
+    power_cut(runner)
+    (path,) = (runner.home / "demo-home").glob("*.json")
+    forgotten = {"model": "demo-fast", "effort": "medium", "service_tier": "standard"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | forgotten))
+    runner.start()
+    runner.wait_phase(session["sessionId"], "idle")
+    assert '"model": "demo-slow", "effort": "high", "service_tier": "fast"' in path.read_text()
+    after = record(runner, session["sessionId"])
+    assert (after["model"], after["permission_mode"], after["effort"]) == ("demo-slow", "read-only", "high")
+    assert after["config"] == {"serviceTier": "fast", "collaborationMode": "default"}
 
 
 def test_a_message_that_waited_when_the_machine_went_down_is_given_to_the_agent(runner: Runner) -> None:

@@ -152,6 +152,17 @@ class WebClient:
         """GET; the decoded answer. Raises WebError."""
         return self._request("GET", path, None)
 
+    def raw(self, path: str) -> bytes:
+        """GET; the bytes as they come. Raises WebError."""
+        try:
+            with _open(
+                Request(self.url + path, headers={"Authorization": f"Bearer {self._bearer}"}), timeout=30
+            ) as got:
+                return bytes(got.read())
+        except HTTPError as error:
+            with error:
+                raise WebError(error.code, _decoded(error.read())) from None
+
     def post(self, path: str, /, **body: Any) -> Any:
         """POST with a JSON body; the decoded answer. Raises WebError."""
         return self._request("POST", path, body)

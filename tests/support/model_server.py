@@ -1,5 +1,7 @@
 """A model server on loopback that plays a script: OpenAI's Responses API, as much of it as codex needs.
 
+The other agents' languages are in `model_dialects`; of the steps below they know `text`, `shell`, `slow` and `http`.
+
 The script is in the prompt, as JSON after the word MOCK, one step for each answer of the model:
 
     MOCK[{"think": "hm", "text": "hello"}, {"shell": "echo hi > out.txt", "esc": 1}, {"slow": [50, 0.2]}, {"http": 500}]
@@ -24,6 +26,8 @@ from itertools import groupby
 from typing import Any, Self
 
 from aiohttp import web
+
+from tests.support import model_dialects
 
 _USAGE = {
     "input_tokens": 1200,
@@ -62,6 +66,9 @@ class ModelServer:
     async def _serve(self) -> None:
         application = web.Application(client_max_size=64 * 1024 * 1024)
         application.router.add_post("/v1/responses", self._responses)
+        application.router.add_post("/v1/messages", self._messages)
+        application.router.add_post("/v1/chat/completions", self._chat)
+        application.router.add_post("/v1beta/models/{model}", self._gemini)
         runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -88,6 +95,62 @@ class ModelServer:
             self.hung_up.set()
             raise
         return response
+
+    async def _messages(self, request: web.Request) -> web.StreamResponse:
+        return await self._play(request, model_dialects.read_anthropic, model_dialects.anthropic)
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._play(request, model_dialects.read_chat, model_dialects.chat)
+
+    async def _gemini(self, request: web.Request) -> web.StreamResponse:
+        return await self._play(request, model_dialects.read_gemini, model_dialects.gemini)
+
+    async def _play(self, request: web.Request, read: Any, speak: Any) -> web.StreamResponse:
+        """One answer in a dialect; as events, except where a whole text is asked for (and then only "ok")."""
+        body = await request.json()
+        self.requests.append(body)
+        conversation, tools = read(body)
+        step = due(conversation) if tools else {"text": "ok"}
+        if "http" in step:
+            return web.json_response({"error": {"message": "scripted error"}}, status=step["http"])
+        model = body.get("model") or request.match_info.get("model", "mock").partition(":")[0]
+        if not (body.get("stream") or "stream" in request.match_info.get("model", "")):
+            return web.json_response(_whole(speak, model))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            for pause, event in speak(step, tools, model):
+                await asyncio.sleep(pause)
+                name = f"event: {event['type']}\n" if "type" in event else ""
+                await response.write(f"{name}data: {json.dumps(event)}\n\n".encode())
+            if read is model_dialects.read_chat:
+                await response.write(b"data: [DONE]\n\n")
+            await response.write_eof()
+        except (ConnectionError, asyncio.CancelledError):
+            self.hung_up.set()
+            raise
+        return response
+
+
+def _whole(speak: Any, model: str) -> dict[str, Any]:
+    """An answer in one piece, of the word "ok"."""
+    if speak is model_dialects.chat:
+        message = {"role": "assistant", "content": "ok"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": model,
+            "choices": [choice],
+            "usage": usage,
+        }
+    events = [event for _, event in speak({"text": "ok"}, {}, model)]
+    if speak is model_dialects.gemini:
+        return dict(events[0])
+    text = {"type": "text", "text": "ok"}
+    return {**events[0]["message"], "content": [text], "stop_reason": "end_turn", "input_tokens": 1}
 
 
 def turns(items: list[dict[str, Any]]) -> list[tuple[str, str]]:

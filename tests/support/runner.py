@@ -21,6 +21,7 @@ from tests.support.hub import OfficialHub, WebClient
 from tests.support.wait import until
 
 COMMAND_S = 40
+LEAVING_S = 15  # a supervisor that no broker gave an order leaves by itself after 10 s
 _Reply = TypeVar("_Reply", bound=wire.ControlReply)
 _OURS = ("HAPI_", "CLI_API_", "NO_COLOR", "XDG_RUNTIME_DIR")
 
@@ -62,14 +63,13 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         cleaned = self.hapi("doctor", "clean", "--yes")
         try:
-            until(self._left_nothing, 5, f"nothing is left running after doctor clean ({cleaned!r})")
+            until(lambda: not self.processes(), LEAVING_S, "nothing is left running after doctor clean")
+        except AssertionError as error:
+            left = {process.pid: command_line(process.pid) for process in self.processes()}
+            raise AssertionError(f"{error}; left: {left}; doctor clean: {cleaned!r}") from None
         finally:
             for process in self.processes():
                 procs.send_signal(process, signal.SIGKILL)
-
-    def _left_nothing(self) -> bool:
-        """Whether nothing of this home runs. Raises AssertionError naming what does, when that is the last answer."""
-        return not self.processes()
 
     # ------------------------------------------------------------------------------------------ the user's side
 
@@ -233,5 +233,8 @@ def open_paths(pid: int) -> list[str]:
 
 
 def command_line(pid: int) -> str:
-    """What `ps` shows."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    """What `ps` shows; "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hapi.wire import AgentText, Plan, PlanEntry, Reasoning, SlashCommand, ToolCall, ToolResult, Usage, encode
-from hapi.workers.supervisor.acp_events import TEXT_LIMIT, Turn, usage
+from hapi.workers.supervisor.acp_events import CLOSED_KEPT, TEXT_LIMIT, UNKNOWN_KEPT, Turn, usage
+from hapi.workers.supervisor.acp_tools import Picture
 
 
 def text(words, kind="agent_message_chunk"):
@@ -35,6 +36,8 @@ def diff(old, new="new"):
     return [{"type": "diff", "path": "/f", "oldText": old, "newText": new}]
 
 
+IMAGE = {"type": "image", "data": "eA==", "mimeType": "image/png"}
+
 CASES = {
     "nothing": ([], []),
     "text in pieces": ([text("a"), text("b")], [AgentText("ab")]),
@@ -43,7 +46,7 @@ CASES = {
         [{"sessionUpdate": "agent_message_chunk", "content": {"type": "resource_link", "name": "n", "uri": "u"}}],
         [AgentText("[n](u)")],
     ),
-    "an image is passed over": (
+    "an image without a type is passed over": (
         [{"sessionUpdate": "agent_message_chunk", "content": {"type": "image", "data": "x"}}],
         [],
     ),
@@ -89,6 +92,67 @@ CASES = {
     "context": (
         [{"sessionUpdate": "usage_update", "used": 5, "size": 10}, {"sessionUpdate": "usage_update"}],
         [Usage(context_tokens=5, context_window=10)],
+    ),
+    "an image": (
+        [text("a"), {"sessionUpdate": "agent_message_chunk", "content": IMAGE}, text("b")],
+        [AgentText("a"), Picture("eA==", "image/png"), AgentText("b")],
+    ),
+    "an image in a resource": (
+        [{"sessionUpdate": "agent_message_chunk", "content": {"type": "resource", "resource": {
+            "uri": "file:///p/x.png", "mimeType": "image/png", "blob": "eA=="}}}],
+        [Picture("eA==", "image/png", "x.png")],
+    ),
+    "a text in a resource": (
+        [{"sessionUpdate": "agent_message_chunk", "content": {"type": "resource", "resource": {
+            "uri": "file:///p/x", "text": "words"}}}],
+        [AgentText("\n`file:///p/x`\n\n```\nwords\n```\n")],
+    ),
+    "an image of a call is shown once": (
+        [
+            tool(title="t", content=[{"type": "content", "content": IMAGE}]),
+            tool(title="t", status="completed", content=[{"type": "content", "content": IMAGE}]),
+        ],
+        [ToolCall("c", "t", {}, title="t"), Picture("eA==", "image/png", call_id="c"), ToolResult("c", "[image]")],
+    ),
+    "a call's progress is told when it changes": (
+        [tool(title="t"), tool(title="t"), tool(title="t", status="in_progress"), tool(status="in_progress"),
+         tool(title="t", status="completed")],
+        [ToolCall("c", "t", {}, title="t"), ToolCall("c", "t", {}, "in_progress", "t"), ToolResult("c", "done")],
+    ),
+    "a late end of a call": (
+        [tool(title="t", status="completed"), {**tool(status="completed", rawOutput="all"), "sessionUpdate": "tool_call_update"}],
+        [ToolCall("c", "t", {}, title="t"), ToolResult("c", "done"), ToolResult("c", "all")],
+    ),
+    "a terminal": (
+        [tool(title="t", status="completed", content=[{"type": "terminal", "terminalId": "t1"}])],
+        [ToolCall("c", "t", {}, title="t"), ToolResult("c", "[terminal t1]")],
+    ),
+    "a place": (
+        [tool(title="Read it", kind="read", status="completed", locations=[{"path": "/f", "line": 3}])],
+        [ToolCall("c", "Read it", {"file_path": "/f"}, title="Read it", kind="read"), ToolResult("c", "done")],
+    ),
+    "several edits of a file": (
+        [tool(status="completed", content=[*diff("a", "b"), *diff("c", "d")])],
+        [
+            ToolCall("c", "MultiEdit", {"file_path": "/f", "edits": [
+                {"old_string": "a", "new_string": "b"}, {"old_string": "c", "new_string": "d"}]}),
+            ToolResult("c", "done"),
+        ],
+    ),
+    "edits of several files": (
+        [tool(status="completed", content=[*diff("a", "b"), {"type": "diff", "path": "/g", "newText": "n"}])],
+        [
+            ToolCall("c", "CodexPatch", {"changes": {
+                "/f": {"modify": {"old_content": "a", "new_content": "b"}}, "/g": {"add": {"content": "n"}}}}),
+            ToolResult("c", "done"),
+        ],
+    ),
+    "the name that Claude's adapter tells": (
+        [tool(title="`ls`", status="completed", rawInput={"command": "ls"}, _meta={"claudeCode": {"toolName": "Bash"}})],
+        [ToolCall("c", "Bash", {"command": "ls"}, title="`ls`"), ToolResult("c", "done")],
+    ),
+    "the same context again": (
+        [{"sessionUpdate": "usage_update", "used": 5, "size": 10}] * 3, [Usage(context_tokens=5, context_window=10)],
     ),
     "an echo": ([text("me", "user_message_chunk")], []),
 }  # fmt: skip
@@ -171,6 +235,44 @@ def test_news_about_the_session():
     assert turn.unknown == {"from_the_future": 1}
 
 
+@pytest.mark.parametrize("empty", [None, "", " ", "Untitled", "New session - 2026-01-01", 5, ["x"]])
+def test_a_title_that_says_nothing_is_none(empty):
+    turn = Turn()
+    turn.update({"sessionUpdate": "session_info_update", "title": "Mend"})
+    turn.update({"sessionUpdate": "session_info_update", "title": empty})
+    assert turn.title == "Mend"
+
+
+def test_a_plan_to_leave_planning_with():
+    turn = Turn()
+    asked = {"toolCallId": "c", "title": "Ready?", "kind": "switch_mode", "rawInput": {"plan": "1. Dig."}}
+    assert turn.describe(asked) == ("ExitPlanMode", {"plan": "1. Dig."}, "switch_mode")
+    words = [{"type": "content", "content": {"type": "text", "text": "2. Fill."}}]
+    assert turn.describe({"kind": "switch_mode", "content": words})[:2] == ("ExitPlanMode", {"plan": "2. Fill."})
+    assert turn.describe({"kind": "switch_mode", "title": "Mode"})[0] == "Mode"
+
+
+def test_tokens_that_the_chunks_tell_are_those_of_the_turn():
+    """Qwen tells them chunk by chunk, a call of the model at a time; the context stays known."""
+    turn = Turn()
+    turn.update({"sessionUpdate": "usage_update", "used": 7, "size": 9})
+    for _ in range(2):
+        turn.update({**text("a"), "_meta": {"usage": {"inputTokens": 3, "outputTokens": 1, "totalTokens": 4, "x": []}}})
+    (found,) = turn.spent({}, "m")
+    assert (found.input_tokens, found.output_tokens, found.total_tokens) == (6, 2, 8)
+    assert (found.context_tokens, found.context_window) == (7, 9)
+    assert turn.spent({}, "m") == []
+
+
+def test_what_is_remembered_is_bounded():
+    turn = Turn()
+    for number in range(CLOSED_KEPT + 50):
+        turn.update(tool(f"c{number}", title="t", status="completed", content=[{"type": "content", "content": IMAGE}]))
+        turn.update({"sessionUpdate": f"odd {number}"})
+    assert max(len(turn._closed), len(turn._pictures)) <= CLOSED_KEPT
+    assert len(turn.unknown) <= UNKNOWN_KEPT and not turn._told
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -220,7 +322,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "name", "path"]), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
-KEYS = ("toolCallId", "status", "title", "kind", "content", "rawInput", "rawOutput", "entries", "used", "size",
+KEYS = ("toolCallId", "_meta", "locations", "title", "status", "title", "kind", "content", "rawInput", "rawOutput", "entries", "used", "size",
         "availableCommands", "currentModeId", "configOptions")  # fmt: skip
 NAMES = ("agent_message_chunk", "agent_thought_chunk", "tool_call", "tool_call_update", "plan", "usage_update",
          "available_commands_update", "current_mode_update", "session_info_update", "config_option_update")  # fmt: skip
@@ -239,6 +341,7 @@ def test_whatever_an_agent_says(said, answer):
     assert isinstance(name, str) and (kind is None or isinstance(kind, str))
     events += turn.finish("end_turn")
     events += usage({"usage": answer, "_meta": answer}, None)
+    events += turn.spent({"usage": answer}, None)
     for event in events:
         encode(event)
     calls = {event.call_id for event in events if isinstance(event, ToolCall)}

@@ -162,3 +162,14 @@ async def test_a_bug_that_an_update_brings_to_light_does_not_end_the_conversatio
     reader.feed_data(b'{"method":"session/update","params":{"update":{"sessionUpdate":"x"}}}\n{"id":1,"result":{}}\n')
     assert await transport.receive() == {"id": 1, "result": {}}
     assert (len(seen), transport.counters["updates_failed"]) == (1, 1)
+
+
+async def test_what_is_said_in_a_copy_of_the_conversation_is_not_said_here(agent):
+    agent.transport.only = "mine"
+    for session in ("mine", "copy", None):
+        told = {} if session is None else {"sessionId": session}
+        agent.says({"method": "session/update", "params": told | {"update": {"n": session}}})
+    agent.says(REPLY)
+    assert await agent.receive() == REPLY
+    assert [found["n"] for found in agent.updates] == ["mine", None]
+    assert agent.transport.counters["updates_of_copies"] == 1

@@ -72,6 +72,7 @@ def test_entries_are_consistent(name):
     assert bool(agent.command) is not bool(agent.missing)
     assert agent.flavor is (name in table.FLAVORS)
     assert agent.yolo_mode is None or agent.yolo_mode in agent.modes
+    assert all(set(values) <= set(agent.settings[key]) for key, values in agent.flags.settings.items())
     assert set(agent.acp_modes) | set(agent.flags.modes) | set(agent.terminal_flags.modes) <= set(agent.modes)
 
 
@@ -224,6 +225,9 @@ def test_availability_of_exactly_the_ten_flavors(configured, programs, monkeypat
         ("cursor", {"permission_mode": "autoReview"}, ["--auto-review"]),
         ("codex", {"yolo": True, "terminal": True}, ["--dangerously-bypass-approvals-and-sandbox"]),
         ("codex", {"yolo": True, "permission_mode": "read-only", "terminal": True}, ["--sandbox", "read-only"]),
+        ("codex", {"settings": {"serviceTier": "fast"}, "args": ["-x"]}, ["-c", "service_tier=fast", "-x"]),
+        ("codex", {"settings": {"serviceTier": "standard", "collaborationMode": "plan"}}, []),
+        ("kimi", {"settings": {"serviceTier": "standard", "copilotAgentMode": "interactive"}}, []),
         ("pi", {"yolo": True}, []),
         ("demo", {"args": ["--", "a b"]}, ["--", "a b"]),
     ],
@@ -247,6 +251,9 @@ def test_flags_go_where_the_command_wants_them(configured, programs):
         ("kimi", {"effort": "low"}, "kimi has no effort 'low'."),
         ("codex", {"permission_mode": "plan"}, "codex has no permission mode 'plan'."),
         ("pi", {"permission_mode": "yolo"}, "pi has no permission mode 'yolo'."),
+        ("kimi", {"settings": {"serviceTier": "fast"}}, "kimi has no serviceTier 'fast'."),
+        ("codex", {"settings": {"serviceTier": "slow"}}, "codex has no serviceTier 'slow'."),
+        ("claude", {"settings": {"copilotAgentMode": "plan"}}, "claude has no copilotAgentMode 'plan'."),
     ],
 )
 def test_wrong_combinations_say_what_is_wrong(configured, name, options, words):
@@ -271,6 +278,7 @@ def test_an_alias_runs_the_other_command_under_its_own_name(configured):
     assert (codex.name, codex.title, codex.flavor) == ("codex", "Codex", True)
     assert codex.command == mine.command == table.BUILT_IN["demo"].command
     assert codex.modes == table.BUILT_IN["codex"].modes
+    assert codex.settings == table.BUILT_IN["codex"].settings
     assert (mine.name, mine.flavor, mine.args, mine.env) == ("mine", False, ("-v",), {"A": "1", "B": "2"})
 
 

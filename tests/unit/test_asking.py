@@ -68,7 +68,7 @@ async def test_answers(desk, changes, option, status, decision):
     (request,) = desk.asking.open
     assert (request.request_id, request.tool, request.arguments) == ("c", "Bash", {"command": "ls"})
     assert desk.changes == 1
-    assert desk.asking.answer(answer(**changes)) == decision
+    assert desk.asking.answer(answer(**changes)).decision == decision
     assert await said(task) == option
     (outcome,) = desk.asking.outcomes
     assert (outcome.request, outcome.status, outcome.decision) == (request, status, decision)
@@ -110,6 +110,24 @@ async def test_an_answer_may_change_the_mode(desk):
     desk.asking.answer(answer("1", mode="yolo"))
     assert desk.asking.mode == "yolo"
     assert await said(await desk.ask("2")) == "allow_always"
+
+
+async def test_a_mode_answers_what_is_open_and_what_it_approves(desk):
+    reading, writing = await desk.ask("1", kind="read"), await desk.ask("2", title="Write", kind="edit")
+    desk.asking.set_mode("read-only", plan_denies=True)
+    assert await said(reading) == "allow_once"
+    assert [request.request_id for request in desk.asking.open] == ["2"]
+    desk.asking.set_mode("plan", plan_denies=True)
+    assert not writing.done(), "a person is at it"
+    desk.asking.set_mode("yolo", plan_denies=True)
+    assert await said(writing) == "allow_always"
+    assert [(outcome.status, outcome.mode) for outcome in desk.asking.outcomes] == [
+        ("approved", "read-only"),
+        ("approved", "yolo"),
+    ]
+    desk.asking.set_mode("plan", plan_denies=True)
+    assert await said(await desk.ask("3", title="Write", kind="edit")) == "reject_once"
+    assert desk.asking.outcomes[-1].status == "denied"
 
 
 async def test_the_end_of_the_turn_answers_everyone(desk):
@@ -183,3 +201,59 @@ async def test_questions_that_make_no_sense(desk, params):
     (request,) = desk.asking.open
     desk.asking.answer(answer(request.request_id))
     assert await said(task) == "cancelled"
+
+
+PLAN_OPTIONS = [
+    {"optionId": "acceptEdits", "kind": "allow_always"},
+    {"optionId": "default", "kind": "allow_once"},
+    {"optionId": "plan", "kind": "reject_once"},
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "option", "mode"),
+    [
+        ({}, "default", "default"),
+        ({"decision": "approved_for_session"}, "default", "default"),
+        ({"mode": "acceptEdits"}, "acceptEdits", "acceptEdits"),
+        ({"approved": False}, "plan", "plan"),
+    ],
+)
+async def test_leaving_the_planning_mode(desk, changes, option, mode):
+    """A yes without a mode never takes the widest mode on offer."""
+    desk.asking.mode = "plan"
+    call = {"toolCallId": "c", "kind": "switch_mode", "rawInput": {"plan": "Dig."}}
+    task = asyncio.ensure_future(desk.asking.ask({"toolCall": call, "options": PLAN_OPTIONS}, desk.turn))
+    desk.tasks.append(task)
+    await asyncio.sleep(0)
+    desk.asking.answer(answer(**changes))
+    assert await said(task) == option
+    assert desk.asking.mode == mode
+
+
+async def test_one_command_is_allowed_and_no_other(desk):
+    """The agent is told "once": its own "always" might be wider than what was allowed."""
+    task = await desk.ask("1", kind="execute", rawInput={"command": "git status"})
+    desk.asking.answer(answer("1", allow_tools=["Bash(git status)"]))
+    assert await said(task) == "allow_once"
+    assert await said(await desk.ask("2", rawInput={"command": "git status"})) == "allow_always"
+    other = await desk.ask("3", rawInput={"command": "git push"})
+    assert not other.done()
+
+
+CHOICES = [{"optionId": "a", "name": "First", "kind": "odd"}, {"optionId": "b", "name": "Second"}]
+
+
+async def test_a_choice_waits_for_an_answer_that_is_one(desk):
+    desk.asking.mode = "yolo"
+    task = asyncio.ensure_future(desk.asking.ask({"toolCall": {"title": "Which?"}, "options": CHOICES}, desk.turn))
+    desk.tasks.append(task)
+    await asyncio.sleep(0)
+    (request,) = desk.asking.open
+    for wrong in (None, {}, {"0": []}, {"0": ["Third"]}, {"1": ["First"]}, "First"):
+        with pytest.raises(HapiError) as caught:
+            desk.asking.answer(answer(request.request_id, answers=wrong))
+        assert "First, Second" in caught.value.message
+    desk.asking.answer(answer(request.request_id, answers={"0": ["Second"]}))
+    assert await said(task) == "b"
+    assert desk.asking.outcomes[-1].answers == {"0": ["Second"]}

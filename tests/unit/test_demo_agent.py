@@ -114,7 +114,8 @@ async def test_what_it_offers(demo):
     assert demo.initialized.agent_capabilities.load_session
     assert demo.initialized.agent_info.name == "hapi-demo"
     assert [mode.id for mode in demo.opened.modes.available_modes][-1] == "bypassPermissions"
-    assert [option.category for option in demo.opened.config_options] == ["model", "thought_level"]
+    categories = [option.category for option in demo.opened.config_options]
+    assert categories == ["model", "thought_level", None, None]  # the SDK drops those that it does not know
     commands = await demo.client.seen("available_commands_update")
     assert {"say", "ask", "crash"} <= {command.name for command in commands.available_commands}
 
@@ -226,7 +227,7 @@ async def test_modes_models_and_options(demo):
     await demo.connection.set_session_mode(session_id=demo.id, mode_id="plan")
     assert (await demo.client.seen("current_mode_update")).current_mode_id == "plan"
     changed = await demo.connection.set_config_option(config_id="effort", session_id=demo.id, value="high")
-    assert [option.current_value for option in changed.config_options] == ["demo-fast", "high"]
+    assert [option.current_value for option in changed.config_options] == ["demo-fast", "high", "standard", "default"]
     raw = {"sessionId": demo.id, "modelId": "demo-slow"}
     changed = await demo.connection._conn.send_request("session/set_model", raw)
     assert changed["configOptions"][0]["currentValue"] == "demo-slow"
@@ -412,3 +413,28 @@ def test_help_and_wrong_arguments():
     assert run.returncode == 0
     assert b"HAPI_DEMO_START" in run.stdout
     assert subprocess.run([*COMMAND, "x"], capture_output=True, check=False, timeout=WAIT).returncode == 2
+
+
+async def test_what_it_changes_by_itself(tmp_path):
+    env = {"HAPI_DEMO_HOME": str(tmp_path / "demo")}
+    async with running(tmp_path, env) as demo:
+        await demo.say("/set mode plan ; /set model demo-slow ; /set effort high")
+        assert (await demo.client.seen("current_mode_update")).current_mode_id == "plan"
+        newest = demo.client.of("config_option_update")[-1].config_options
+        assert [option.current_value for option in newest][:2] == ["demo-slow", "high"]
+        said, _ = await demo.say("/set model opus")
+        assert "no such model: opus" in said
+        saved = json.loads((tmp_path / "demo" / f"{demo.id}.json").read_text())
+        assert (saved["mode"], saved["model"], saved["effort"]) == ("plan", "demo-slow", "high")
+
+
+async def test_a_busy_one_refuses_another_model(tmp_path):
+    async with running(tmp_path, {"HAPI_DEMO_BUSY": "refuse"}) as demo:
+        turn = demo.start("/slow 60 600")
+        await demo.client.seen("agent_message_chunk")
+        raw = {"sessionId": demo.id, "modelId": "demo-slow"}
+        with pytest.raises(acp.RequestError, match="a turn is running"):
+            await demo.connection._conn.send_request("session/set_model", raw)
+        await demo.connection.cancel(session_id=demo.id)
+        await asyncio.wait_for(turn, WAIT)
+        await demo.connection._conn.send_request("session/set_model", raw)

@@ -45,12 +45,20 @@ INFO = wire.SessionInfo(
     worktree=wire.WorktreeInfo("/home/u/p", "hapi-fix", "fix", "/home/u/p-worktrees/fix", AT),
     unknown_messages=1,
     events_lost=2,
+    config={"serviceTier": "fast"},
+    defaults={"model": "sonnet"},
 )
 REQUEST = wire.PermissionRequest(
     request_id="call-1", tool="Bash", arguments={"command": "ls"}, created_at=AT, tool_call_id="call-1"
 )
 OUTCOME = wire.PermissionOutcome(
-    request=REQUEST, completed_at=AT + 2, status="denied", decision="abort", mode="plan", reason="no"
+    request=REQUEST,
+    completed_at=AT + 2,
+    status="denied",
+    decision="abort",
+    mode="plan",
+    reason="no",
+    answers={"0": ["Red"]},
 )
 ATTACHMENT = wire.Attachment("a1", "x.png", "image/png", 12, "/tmp/x.png")
 MESSAGE = wire.UserMessage(id="m1", text="hello", created_at=AT, local_id="l1", seq=5, attachments=[ATTACHMENT])
@@ -75,12 +83,12 @@ ORDER = wire.Spawn(
 HUB = wire.HubStatus(
     url="http://hub", online=True, reason="fine", refused=True, retry_at=AT, machine_id="mac", counters={"sent": 1}
 )
-EVENT = wire.NumberedEvent(7, AT, wire.AgentText("hi"))
+EVENT = wire.NumberedEvent(7, AT, wire.AgentText("hi", wire.ImageRef("i1", "a.png", "image/png", "c1")))
 CHOICE = wire.Choice("opus", "Opus", "the large one")
 
 MESSAGES = (
     wire.UserText("hello"),
-    wire.AgentText("**hi** ☺"),
+    wire.AgentText("**hi** ☺", wire.ImageRef("i1", "a.png", "image/png", "c1")),
     wire.Reasoning("thought-1", "hm"),
     wire.ToolCall("c1", "Bash", {"command": "ls", "n": [1, 2.5, None, True]}, "in_progress", "List", "execute"),
     wire.ToolResult("c1", {"out": ["a"]}, is_error=True),
@@ -104,7 +112,7 @@ MESSAGES = (
     wire.GetStatus(),
     wire.ListSessions(ended=True),
     ORDER,
-    wire.StopSession("1f0c", "hub"),
+    wire.StopSession("1f0c", "hub", "too slow"),
     wire.SendText("1f0c", "hello", "k1"),
     wire.StopRunner("os-signal"),
     wire.Status(
@@ -161,6 +169,7 @@ MESSAGES = (
         runner_started_at=AT,
         umask=0o027,
         protocol=2,
+        fingerprint="0123456789abcdef",
     ),
     wire.Refused("too late"),
     wire.HelloWanted(),
@@ -197,11 +206,15 @@ MESSAGES = (
         config={"k": "v"},
         last_seq=7,
         protocol=2,
+        efforts=[CHOICE],
+        can_fork=True,
     ),
     wire.Events([EVENT]),
     wire.LiveReasoning("thought-1", "h"),
     wire.MessageFate("in_flight"),
     wire.Configured({"model": "opus", "effort": None}),
+    wire.ForkConversation(),
+    wire.Forked("n-2"),
 )
 ENTRIES = (
     journal.Received(MESSAGE),

@@ -184,6 +184,8 @@ def test_agent_state_is_capped_and_newest_first_out():
 )
 def test_the_keepalive_never_says_what_the_hub_would_choke_on(changes, expected):
     basis = {"sid": SID, "time": 3, "thinking": False, "mode": "remote"}
+    if "agent" not in changes:
+        basis["modelReasoningEffort"] = None  # it has none, whatever the hub remembers
     assert describe.alive(snapshot(**changes), 3).payload() == {**basis, **expected}
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hapi.workers.supervisor.permissions import automatic, choose, outcome
+from hapi.workers.supervisor.permissions import automatic, choose, grants_all, harmless, outcome
 
 MODES = (None, "", "default", "read-only", "safe-yolo", "yolo", "acceptEdits", "bypassPermissions", "always-proceed",
          "plan", "ask", "YOLO", "from the future")  # fmt: skip
@@ -25,6 +25,34 @@ def expected(mode, kind):
 def test_every_mode_and_kind(mode, kind):
     assert automatic(mode, kind) == expected(mode, kind)
     assert automatic(mode, kind, allowed_before=True) == "approved_for_session"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plan_denies_what_writes_where_that_is_on_us(kind):
+    wanted = None if kind in {"read", "search", "think", "fetch"} else "denied"
+    assert automatic("plan", kind, plan_denies=True) == wanted
+    allowed = automatic("plan", kind, allowed_before=True, plan_denies=True)
+    assert allowed == ("denied" if wanted else "approved_for_session")
+    assert automatic("default", kind, plan_denies=True) is None
+    assert automatic("yolo", kind, plan_denies=True) == "approved_for_session"
+
+
+@pytest.mark.parametrize("tool", ["change_title", "mcp__hapi__change_title", " Think ", "save_memory", "list_peers"])
+@pytest.mark.parametrize("mode", [None, "default", "read-only", "acceptEdits", "plan"])
+def test_nobody_is_asked_for_what_only_concerns_the_conversation(mode, tool):
+    assert automatic(mode, "other", tool, plan_denies=True) == "approved"
+    assert automatic(mode, None, tool) == "approved"
+    assert automatic(mode, "execute", tool) is None, "a command may have any title"
+    assert automatic(mode, "other", f"{tool.strip()} now") is None
+
+
+@pytest.mark.parametrize("tool", ["", "/tmp/think", "rm__x", "think; rm -rf", "rethink"])
+def test_a_name_that_only_looks_harmless_is_not(tool):
+    assert not harmless(tool, None)
+
+
+def test_who_is_never_asked():
+    assert [mode for mode in MODES if grants_all(mode)] == ["safe-yolo", "yolo", "bypassPermissions", "always-proceed"]
 
 
 def options(*kinds):

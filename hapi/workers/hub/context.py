@@ -16,7 +16,7 @@ import msgspec
 from hapi import __version__, wire
 from hapi.clock import now_ms
 from hapi.config import Config
-from hapi.workers.hub.door import Site
+from hapi.workers.hub.door import Door, Site
 from hapi.workers.hub.hub_clock import HubClock
 from hapi.workers.hub.places import Workshop
 from hapi.workers.hub.rest import Rest
@@ -51,6 +51,7 @@ class RunnerInfo(msgspec.Struct, frozen=True, kw_only=True):
     workspace_roots: list[str] = []
     supervised: bool = False
     started_at: int = msgspec.field(default_factory=now_ms)
+    fingerprint: str = ""
     version: str = __version__
     set_title: Callable[[str], None] | None = None
 
@@ -68,7 +69,7 @@ class Host(msgspec.Struct, frozen=True):
 
 class Context:
     """Shared by the machine and the sessions. `gate` is open while the hub knows the machine;
-    `machine_created_at` is when it came to know it.
+    `machine_created_at` is when it came to know it. `machine_door` is the machine's connection, once there is one.
     """
 
     def __init__(self, bus: Bus, config: Config, runner: RunnerInfo, site: Site, machine_id: str) -> None:
@@ -80,6 +81,7 @@ class Context:
         self.rest = Rest(site, self.hub_clock)
         self.host = _host(config, runner, machine_id)
         self.gate = asyncio.Event()
+        self.machine_door: Door | None = None
         self.machine_created_at = 0
         self.slots = asyncio.Semaphore(CONNECTING_AT_ONCE)
         self.workshop = Workshop()

@@ -23,6 +23,8 @@ Json = dict[str, Any]
 def metadata(snapshot: wire.Snapshot, base: Json, host: Host, *, archived: bool, now: int) -> Json:
     """The hub's metadata: ours laid over `base`, whose other keys (a user's rename, the hub's notes) stay."""
     info = snapshot.info
+    failed = info.reason == EndReason.SPAWN_FAILED  # for whoever asked, it never was: an archived row stays so
+    archived = archived or (failed and base.get("lifecycleState") == "archived")
     ours: dict[str, Any] = {
         "path": info.directory,
         "host": host.name,
@@ -36,8 +38,11 @@ def metadata(snapshot: wire.Snapshot, base: Json, host: Host, *, archived: bool,
         "startedFromRunner": info.started_by == "runner",
         "startingMode": "remote",
         "hostPid": info.supervisor.pid if info.supervisor else None,
-        "worktree": _worktree(snapshot.worktree),
-        "capabilities": {"terminal": False},
+        "worktree": _worktree(snapshot.worktree) or base.get("worktree"),
+        "capabilities": {
+            "terminal": False,
+            **({"conversationHistory": {"forkCurrent": True}} if snapshot.can_fork else {}),
+        },
         "slashCommands": [command.name for command in snapshot.commands[:MAX_COMMANDS]] or None,
         "summary": _summary(info.title, base, now),
         **_native_id(info),
@@ -70,8 +75,8 @@ def alive(snapshot: wire.Snapshot, now: int) -> SessionAlive:
         mode="remote",
         permission_mode=UNSET if mode is None else mode,
         model=UNSET if info.model is None or flavor == "dsh" else info.model,
-        effort=snapshot.effort if flavor in flavors.EFFORT and snapshot.effort else UNSET,
-        model_reasoning_effort=snapshot.effort if flavor in flavors.REASONING_EFFORT and snapshot.effort else UNSET,
+        effort=snapshot.effort if flavor in flavors.EFFORT else UNSET,
+        model_reasoning_effort=snapshot.effort if flavor in flavors.REASONING_EFFORT else UNSET,
         service_tier=options.get("serviceTier", UNSET),
         collaboration_mode=options.get("collaborationMode", UNSET),
         copilot_agent_mode=options.get("copilotAgentMode", UNSET),
@@ -81,7 +86,8 @@ def alive(snapshot: wire.Snapshot, now: int) -> SessionAlive:
 def creation(snapshot: wire.Snapshot, host: Host, now: int) -> Json:
     """The body of `POST /cli/sessions`, apart from id and tag."""
     keepalive = alive(snapshot, now).payload() or {}
-    chosen = {key: value for key, value in keepalive.items() if key in {"model", "effort", "modelReasoningEffort"}}
+    taken = {"model", "effort", "modelReasoningEffort"}
+    chosen = {key: value for key, value in keepalive.items() if key in taken and value is not None}
     return {
         "metadata": metadata(snapshot, {}, host, archived=False, now=now),
         "agentState": agent_state(snapshot),
@@ -156,12 +162,21 @@ def _request(request: wire.PermissionRequest) -> Json:
 
 def _outcome(outcome: wire.PermissionOutcome) -> Json:
     extra = {"decision": outcome.decision, "mode": outcome.mode, "reason": outcome.reason and cut(outcome.reason)}
+    extra["answers"] = _answers(outcome.answers)
     return {
         **_request(outcome.request),
         "completedAt": outcome.completed_at,
         "status": outcome.status,
         **{key: value for key, value in extra.items() if value is not None},
     }
+
+
+def _answers(answers: Any) -> Any:
+    """What was answered to a question, if it is of one of the two shapes that the hub's schema has."""
+    if not isinstance(answers, dict) or not answers:
+        return None
+    plain = all(isinstance(words, list) for words in answers.values())
+    return cut_deep(answers) if plain or all(isinstance(words, dict) for words in answers.values()) else None
 
 
 def _options(config: dict[str, str]) -> dict[str, str]:

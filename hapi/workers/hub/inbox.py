@@ -12,9 +12,11 @@ import msgspec
 from hapi import wire
 from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
-from hapi.workers.hub import incoming, params
+from hapi.workers.hub import incoming, params, translate
 from hapi.workers.hub.backoff import Backoff
 from hapi.workers.hub.context import Context
+from hapi.workers.hub.door import Door
+from hapi.workers.hub.problems import HubProblem
 from hapi.workers.hub.timing import pause
 
 PENDING_LIMIT = 1000
@@ -40,6 +42,7 @@ class Inbox:
     def __init__(self, context: Context, session_id: str) -> None:
         self._context = context
         self._session_id = session_id
+        self.door: Door | None = None  # where the hub is told of a message that no session could take
         self._peer = wire.session_peer(session_id)
         self._pending: dict[str, wire.UserMessage] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
@@ -120,10 +123,23 @@ class Inbox:
             if error.code not in _HOPELESS:
                 return False
             _log.error("message %s cannot be handed to its session: %s", message.id, error.message)
+            if not await self._refuse(message, error.message):
+                return False
             self._context.counters["messages_dropped"] += 1
         self._pending.pop(message.id, None)
         self._remember(message.id)
         self._context.counters["messages_in"] += 1
+        return True
+
+    async def _refuse(self, message: wire.UserMessage, why: str) -> bool:
+        """Say in the chat that the agent will not get this message; whether that is on its way."""
+        if self.door is None:
+            return True
+        try:
+            for notice in translate.refusal(self._session_id, message, why):
+                await self.door.emit(notice)
+        except HubProblem:
+            return False
         return True
 
     def _remember(self, message_id: str) -> None:

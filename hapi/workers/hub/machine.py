@@ -13,6 +13,7 @@ import msgspec
 from hapi.clock import now_ms
 from hapi.errors import HapiError
 from hapi.workers.hub import incoming
+from hapi.workers.hub.code_age import CodeAge
 from hapi.workers.hub.context import Context, Host, RunnerInfo
 from hapi.workers.hub.door import Door
 from hapi.workers.hub.keeper import Keeper
@@ -24,14 +25,15 @@ from hapi.workers.hub.versioned import Cell
 CAPABILITIES = ["agent-availability", "cursor-chat-store-status", "stop-runner"]
 GREETING_TIMEOUT_S = 10.0
 GOODBYE_TIMEOUT_S = 1.0  # the broker waits 3 s for all of us
+SPAWN_ERROR_CHARS = 2_000
 KEY = "machine"
 
 Report = Callable[..., None]
 _log = logging.getLogger("hapi.hub")
 
 
-def metadata(base: dict[str, Any], host: Host, runner: RunnerInfo) -> dict[str, Any]:
-    """The machine's metadata: ours laid over `base`, whose `displayName` is the user's."""
+def metadata(base: dict[str, Any], host: Host, runner: RunnerInfo, code: dict[str, int]) -> dict[str, Any]:
+    """The machine's metadata: ours laid over `base`, whose `displayName` is the user's. `code`: see `CodeAge.look`."""
     ours: dict[str, Any] = {
         "host": host.name,
         "platform": host.platform,
@@ -41,6 +43,8 @@ def metadata(base: dict[str, Any], host: Host, runner: RunnerInfo) -> dict[str, 
         "workspaceRoots": runner.workspace_roots or None,
         "capabilities": CAPABILITIES,
         "supervisedRestart": runner.supervised,
+        "startedCliMtimeMs": code.get("startedCliMtimeMs"),
+        "installedCliMtimeMs": code.get("installedCliMtimeMs"),
     }
     return {key: value for key, value in {**base, **ours}.items() if value is not None}
 
@@ -71,7 +75,7 @@ class Machine:
         self._report = report
         self._machine_id = context.host.machine_id
         auth = {"clientType": "machine-scoped", "machineId": self._machine_id}
-        self._door = Door(context.site, auth, self._received)
+        self._door = context.machine_door = Door(context.site, auth, self._received)
         self._keeper = Keeper(self._door, self, asyncio.Semaphore(1))
         self._rpc = RpcTable(self._machine_id, {}, context.counters)
         self._metadata = Cell(0, None)
@@ -81,7 +85,11 @@ class Machine:
             "pid": context.runner.broker_pid,
             "startedAt": context.runner.started_at,
             "lastSpawnError": None,
+            "capabilities": {"piExistingSessionResume": True},
         }
+        self._code_age = CodeAge(context.runner.fingerprint, context.runner.started_at)
+        self._code: dict[str, int] = {}
+        self._writing_metadata = asyncio.Lock()
         self._changed = asyncio.Event()
         self._greeted = False
         self._beats = 0
@@ -103,7 +111,9 @@ class Machine:
 
     def spawn_failed(self, error: HapiError) -> None:
         """Show the web why the last spawn failed."""
-        self._change(lastSpawnError={"message": error.message, "at": now_ms()})
+        self._change(
+            lastSpawnError={"message": f"{error.message} {error.hint}".strip()[:SPAWN_ERROR_CHARS], "at": now_ms()}
+        )
 
     def spawn_succeeded(self) -> None:
         """Take the last spawn's error off the web."""
@@ -125,7 +135,8 @@ class Machine:
 
     async def prepare(self) -> None:
         context = self._context
-        ours = metadata({}, context.host, context.runner)
+        self._code = await asyncio.to_thread(self._code_age.look)
+        ours = metadata({}, context.host, context.runner, self._code)
         state = {**self._wanted, "status": "offline"}
         row = await context.rest.register_machine(self._machine_id, ours, state)
         context.machine_created_at = row.created_at
@@ -136,17 +147,7 @@ class Machine:
         for registration in self._rpc.registrations():
             await self._door.emit(registration)
         await self._write_state()
-        await self._metadata.write(
-            self._door,
-            lambda base: metadata(
-                {key: value for key, value in base.items() if key != "workspaceRoots"},
-                self._context.host,
-                self._context.runner,
-            ),
-            lambda version, value: MachineUpdateMetadata(
-                machine_id=self._machine_id, expected_version=version, metadata=value
-            ),
-        )
+        await self._write_metadata()
         await self._say_alive()
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
         self._greeted = True
@@ -213,6 +214,31 @@ class Machine:
             ),
         )
 
+    async def _write_metadata(self) -> None:
+        def ours(base: dict[str, Any]) -> dict[str, Any]:
+            kept = {key: value for key, value in base.items() if key != "workspaceRoots"}
+            return metadata(kept, self._context.host, self._context.runner, self._code)
+
+        async with self._writing_metadata:
+            await self._metadata.write(
+                self._door,
+                ours,
+                lambda version, value: MachineUpdateMetadata(
+                    machine_id=self._machine_id, expected_version=version, metadata=value
+                ),
+            )
+
+    async def _look_at_code(self) -> None:
+        """Show the web when other code was installed than runs."""
+        found = await asyncio.to_thread(self._code_age.look)
+        if found == self._code or not self._greeted:
+            return
+        self._code = found
+        try:
+            await self._write_metadata()
+        except HubProblem as problem:
+            _log.warning("the machine's metadata: %s", problem)  # the next greeting writes it
+
     async def _beat(self) -> None:
         self._beats += 1
         if not self._greeted or self._beats % 2:  # the ticker beats every 10 s, the machine every 20 s
@@ -221,6 +247,8 @@ class Machine:
             await self._say_alive()
         except Offline:
             self._lost()
+        else:
+            self._context.start(self._look_at_code(), "code age")
 
     async def _say_alive(self) -> None:
         now = self._context.hub_clock.now_ms()

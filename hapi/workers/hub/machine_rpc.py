@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,9 +12,10 @@ import msgspec
 from hapi import wire
 from hapi.clock import monotonic
 from hapi.errors import ErrorCode, HapiError
-from hapi.workers.hub import browse, params
+from hapi.workers.hub import browse, cursor_store, params
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.machine import Machine
+from hapi.workers.hub.model_lists import ModelLists
 from hapi.workers.hub.rpc import Rpc
 from hapi.workers.hub.sessions import Sessions
 
@@ -21,6 +23,8 @@ SPAWN_GRACE_S = 4.0
 SPAWN_LONGEST_S = 28.0  # the hub gives up after 30 s
 STOP_TIMEOUT_S = 20.0
 STOP_RUNNER_TIMEOUT_S = 5.0
+TOO_SLOW = "The session was not ready in time, and the web was told that it failed; it was stopped."
+NOT_SHOWN = "The session started, but did not reach the hub in time; it was stopped."
 
 _log = logging.getLogger("hapi.hub")
 
@@ -34,12 +38,16 @@ class _Listing(msgspec.Struct, rename="camel"):
     include_hidden: bool = False
 
 
+class _Chat(msgspec.Struct, rename="camel"):
+    cursor_session_id: str
+
+
 class _SessionParams(msgspec.Struct, rename="camel"):
     session_id: str
 
 
 class MachineRpc:
-    """The machine's methods; model lists of single flavors are not offered."""
+    """The machine's methods."""
 
     def __init__(self, context: Context, machine: Machine, sessions: Sessions) -> None:
         self._context = context
@@ -55,15 +63,18 @@ class MachineRpc:
             "agent-availability": self._availability,
             "path-exists": self._path_exists,
             "list-directory": self._list_directory,
+            **ModelLists(self._context).methods(),
+            "cursor-chat-store-status": self._cursor_store,
         }
 
     async def _spawn(self, raw: Any) -> Any:
         try:
             session_id = await self._start(params.spawn(raw))
-        except HapiError as error:
-            self._machine.spawn_failed(error)
+        except (HapiError, msgspec.ValidationError) as error:
+            failed = error if isinstance(error, HapiError) else _malformed(error)
+            self._machine.spawn_failed(failed)
             self._context.counters["spawns_failed"] += 1
-            return spawn_error(error, raw)
+            return spawn_error(failed, raw)
         self._machine.spawn_succeeded()
         self._context.counters["spawns"] += 1
         return {"type": "success", "sessionId": session_id}
@@ -77,7 +88,7 @@ class MachineRpc:
             reply = await self._context.bus.request(wire.BROKER, order, patience)
         except HapiError as error:
             if error.code is ErrorCode.TIMEOUT:
-                self._context.start(self._kill_late(order.session_id), "late spawn")
+                self._context.start(self._kill_late(order.session_id, TOO_SLOW), "late spawn")
             raise
         if not isinstance(reply, wire.Spawned):
             raise HapiError(ErrorCode.INTERNAL, "The runner gave no sensible answer to the spawn.")
@@ -85,16 +96,15 @@ class MachineRpc:
         if not await self._sessions.established(session_id, max(1.0, deadline - monotonic())):
             if reply.existing:  # it lives, and is not ours to stop for that
                 raise HapiError(ErrorCode.TIMEOUT, "The session runs, but did not reach the hub in time.")
-            self._context.start(self._kill_late(session_id), "late spawn")
-            raise HapiError(
-                ErrorCode.TIMEOUT, "The session started, but did not reach the hub in time; it was stopped."
-            )
+            self._context.start(self._kill_late(session_id, NOT_SHOWN), "late spawn")
+            raise HapiError(ErrorCode.TIMEOUT, NOT_SHOWN)
         return session_id
 
-    async def _kill_late(self, session_id: str) -> None:
+    async def _kill_late(self, session_id: str, why: str) -> None:
         """The web was told that the spawn failed: a session that comes up now would be a ghost."""
+        order = wire.StopSession(session_id, by="hub", why=why)
         try:
-            await self._context.bus.request(wire.BROKER, wire.StopSession(session_id, by="hub"), STOP_TIMEOUT_S)
+            await self._context.bus.request(wire.BROKER, order, STOP_TIMEOUT_S)
         except HapiError as error:
             _log.error("the late session %s was not stopped: %s", session_id, error.message)
 
@@ -133,6 +143,15 @@ class MachineRpc:
         asked = msgspec.convert(raw, _Listing)
         roots = self._context.runner.workspace_roots
         return await asyncio.to_thread(browse.list_directory, asked.path, roots, hidden=asked.include_hidden)
+
+    async def _cursor_store(self, raw: Any) -> Any:
+        """Whatever home the hub names: this machine's chats lie in the runner's own."""
+        chat = msgspec.convert(raw, _Chat).cursor_session_id
+        return await asyncio.to_thread(cursor_store.status, Path(self._context.host.home), chat)
+
+
+def _malformed(error: msgspec.ValidationError) -> HapiError:
+    return HapiError(ErrorCode.BAD_REQUEST, f"The hub's order to start a session makes no sense to us: {error}")
 
 
 def spawn_error(error: HapiError, raw: Any) -> dict[str, Any]:

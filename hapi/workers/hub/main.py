@@ -51,6 +51,7 @@ async def _connect(link: Link, settings: config.Config) -> None:
     runner = RunnerInfo(
         broker_pid=welcome.runner_pid,
         started_at=welcome.runner_started_at,
+        fingerprint=welcome.fingerprint,
         supervised=settings.supervised,
         workspace_roots=welcome.workspace_roots,
         set_title=setproctitle.setproctitle,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
 from hapi import wire
 from hapi.clock import now_ms
+from hapi.store import SessionDirectory
 from hapi.workers.hub import describe, incoming
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.door import Door
 from hapi.workers.hub.problems import Conflict, NotFound
 from hapi.workers.hub.schema import UpdateMetadata, UpdateState
 from hapi.workers.hub.versioned import Cell
+
+_log = logging.getLogger("hapi.hub")
 
 
 class Row:
@@ -20,6 +26,7 @@ class Row:
         self._session_id = session_id
         self._metadata = Cell(0, None)
         self._state = Cell(0, None)
+        self._directory = SessionDirectory(context.config.paths.session(session_id))
         self._machine_created_at: int | None = None  # of the hub that we know the row from
         self.must_exist = False
         self.deleted = False
@@ -28,8 +35,11 @@ class Row:
         """Learn the newest versions, creating the row if it is new. Raises HubProblem.
 
         A row that we knew and that is missing was deleted by the user, unless the machine's row is missing or newer
-        too: then the hub lost its data, and the session is created again.
+        too: then the hub lost its data, and the session is created again. Which hub has the row is on disk, so that
+        this holds for what was deleted while no connector was there.
         """
+        if self._machine_created_at is None:
+            self._machine_created_at = await asyncio.to_thread(self._directory.hub)
         row = await self._find()
         if row is None:
             if self.must_exist or await self._was_deleted():
@@ -39,6 +49,7 @@ class Row:
         self._machine_created_at = self._context.machine_created_at
         self._metadata = Cell(row.metadata_version, row.metadata)
         self._state = Cell(row.agent_state_version, row.agent_state)
+        await self._note_hub()
 
     def archived_since(self, started_at: int) -> bool:
         """Whether the hub archived the session by itself, after it was started."""
@@ -61,6 +72,12 @@ class Row:
             lambda base: describe.metadata(snapshot, base, host, archived=archived, now=now_ms()),
             lambda version, value: UpdateMetadata(sid=sid, expected_version=version, metadata=value),
         )
+
+    async def _note_hub(self) -> None:
+        try:
+            await asyncio.to_thread(self._directory.note_hub, self._context.machine_created_at)
+        except OSError as error:
+            _log.warning("cannot note that the hub has a row of %s: %s", self._session_id, error)
 
     async def _find(self) -> incoming.SessionRow | None:
         if self._machine_created_at is None and not self.must_exist:

@@ -53,7 +53,7 @@ class SessionLink:
         auth = {"clientType": "session-scoped", "sessionId": session_id}
         self._rpc = RpcTable(session_id, SessionRpc(context, session_id, self).methods(), context.counters)
         hearing = Hearing(session_id, self._rpc, self._inbox, context.counters, self._refused)
-        self._door = Door(context.site, auth, hearing.receive)
+        self._door = self._inbox.door = Door(context.site, auth, hearing.receive)
         self._live = LiveFeed(context, session_id, self._door)
         self._keeper = Keeper(self._door, self, context.slots)
         self._row = Row(context, session_id)
@@ -84,7 +84,7 @@ class SessionLink:
             self._begin_end(describe.end_word(snapshot.info), archive=describe.was_stopped(snapshot.info))
         if self.task is None:
             self._start_if_due(snapshot)
-        elif self._greeted:
+        else:
             await self._beat(only_if_changed=True)
         self._wake.set()
 
@@ -302,7 +302,8 @@ class SessionLink:
     # --------------------------------------------------------------------------------------------- on the wire
 
     async def _beat(self, *, only_if_changed: bool = False) -> None:
-        if not self._greeted or self._quiet or self._end is not None:
+        door = self._alive_door()
+        if door is None or self._quiet or self._end is not None:
             return
         now = self._context.hub_clock.now_ms()
         shown = msgspec.json.encode(describe.alive(self.snapshot(), 0))
@@ -310,9 +311,17 @@ class SessionLink:
             return
         self._shown = shown
         try:
-            await self._door.emit(describe.alive(self.snapshot(), now))
+            await door.emit(describe.alive(self.snapshot(), now))
         except Offline:
             self._shown = b""
+
+    def _alive_door(self) -> Door | None:
+        """Where the keepalive goes: while our own connection is down the session lives on, and the machine says so."""
+        if self._greeted:
+            return self._door
+        machine = self._context.machine_door
+        known = self.established.is_set() and not self._row.deleted
+        return machine if known and machine is not None and machine.connected else None
 
     def _refused(self) -> None:
         if self._greeted and not self._end_said.is_set():

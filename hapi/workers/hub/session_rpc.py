@@ -8,11 +8,13 @@ from typing import Any, Protocol
 from hapi import wire
 from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
-from hapi.workers.hub import params
+from hapi.workers.hub import models, params
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.directory_rpc import DirectoryRpc
 from hapi.workers.hub.door import NoAnswer
+from hapi.workers.hub.generated_images import GeneratedImages
 from hapi.workers.hub.rpc import Rpc
+from hapi.workers.hub.skills import Skills
 
 STOP_TIMEOUT_S = 19.0
 BROKER_STOP_TIMEOUT_S = 5.0
@@ -66,11 +68,16 @@ class SessionRpc:
             "switch": self._switch,
             "set-session-config": self._configure,
             "handoff-local": self._hand_off,
+            "fork-conversation": self._fork,
             "listSlashCommands": self._slash_commands,
             **dict.fromkeys(("listOpencodeModels", "listGrokModels", "listCopilotModels"), self._models),
             **dict.fromkeys(("listCursorModels", "listPiModels"), self._models),
             "listCodexModels": self._codex_models,
             **DirectoryRpc(self._context, self._session_id, lambda: self._subject.snapshot().info.directory).methods(),
+            **dict.fromkeys(("listOpencodeReasoningEffortOptions", "listGrokReasoningEffortOptions"), self._efforts),
+            "steer-queued-message": self._steer,
+            **GeneratedImages(self._context, self._session_id).methods(),
+            **Skills(self._subject).methods(),
         }
 
     async def _kill(self, _: Any) -> Any:
@@ -90,6 +97,13 @@ class SessionRpc:
             return {"error": "The session could not be stopped."}
         return {"ok": True}
 
+    async def _fork(self, raw: Any) -> Any:
+        """The hub makes a session of the copy; one that ends before some message is nothing that ACP offers."""
+        if isinstance(raw, dict) and raw.get("messageLocalId"):
+            return {"error": "This agent can only copy the whole conversation."}
+        reply = await self._ask(wire.ForkConversation())
+        return {"nativeSessionId": reply.native_id} if isinstance(reply, wire.Forked) else {"error": "Not copied."}
+
     async def _permission(self, raw: Any) -> Any:
         await self._ask(params.permission(raw))
         crash_point("connector.permission.answered")
@@ -103,6 +117,10 @@ class SessionRpc:
         """A session of ours is remote always: there is nothing to switch."""
         return {"ok": True}
 
+    async def _steer(self, _: Any) -> Any:
+        """ACP has no way to add to a running turn; the message stays in the queue and runs next."""
+        return {"steered": False, "error": "This agent takes messages between turns only; it stays queued."}
+
     async def _configure(self, raw: Any) -> Any:
         reply = await self._ask(params.configure(raw))
         return params.applied(raw, reply) if isinstance(reply, wire.Configured) else {"error": "Not applied."}
@@ -113,18 +131,18 @@ class SessionRpc:
         return {"success": True, "commands": commands}
 
     async def _models(self, _: Any) -> Any:
-        snapshot = self._subject.snapshot()
-        models = [{"modelId": choice.value, "name": choice.name} for choice in snapshot.models]
-        current = {"currentModelId": snapshot.info.model} if snapshot.info.model else {}
-        return {"success": True, "availableModels": models, **current}
+        return models.listing(self._choosable())
 
     async def _codex_models(self, _: Any) -> Any:
+        return models.codex(self._choosable())
+
+    async def _efforts(self, _: Any) -> Any:
+        return models.efforts(self._choosable())
+
+    def _choosable(self) -> models.Choosable:
         snapshot = self._subject.snapshot()
-        models = [
-            {"id": choice.value, "displayName": choice.name, "isDefault": choice.value == snapshot.info.model}
-            for choice in snapshot.models
-        ]
-        return {"success": True, "models": models}
+        info = snapshot.info
+        return models.Choosable(info.agent, snapshot.models, info.model, snapshot.efforts, info.effort)
 
     async def _ask(self, body: Any) -> Any:
         return await self._context.bus.request(wire.session_peer(self._session_id), body, REQUEST_TIMEOUT_S)

@@ -33,6 +33,17 @@ def notices(session_id: str, numbered: wire.NumberedEvent) -> list[Notice]:
     return [row, MessagesConsumed(sid=session_id, local_ids=[local_id])]
 
 
+def refusal(session_id: str, message: wire.UserMessage, why: str) -> list[Notice]:
+    """What to emit for a user's message that cannot be given to its session."""
+    name = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{session_id}:{message.id}"))
+    remark = {"type": "error", "message": cut(f"This message was not given to the agent: {why}")}
+    content = {"role": "agent", "content": {"type": "event", "id": name, "data": remark}}
+    local_id = f"a:{session_id[:8]}:{name}"
+    consumed = [local_id, *([message.local_id] if message.local_id else [])]
+    row = MessageRow(sid=session_id, message=content, local_id=local_id)
+    return [row, MessagesConsumed(sid=session_id, local_ids=consumed, clear_queued_thinking_grace=True)]
+
+
 def live_reasoning(session_id: str, live: wire.LiveReasoning) -> MessageRow:
     """Thinking while it grows: the hub keeps only the newest row of a block, and the final one replaces it."""
     data = {"type": "reasoning", "id": live.block, "message": cut(live.text), "live": True}
@@ -43,7 +54,7 @@ def envelope(session_id: str, numbered: wire.NumberedEvent) -> Json | None:
     """The chat row of an event; None for one that is not shown."""
     event = numbered.event
     if isinstance(event, wire.UserText):
-        content = {"type": "text", "text": cut(event.text)}
+        content = {"type": "text", "text": event.text}  # the hub cuts nobody's own words
         return {"role": "user", "content": content, "meta": {"sentFrom": "cli"}}
     remark = _remark(event)
     if remark is not None:
@@ -69,7 +80,7 @@ def _remark(event: wire.Event) -> Json | None:
 
 def _agent_data(event: wire.Event) -> Json | None:
     if isinstance(event, wire.AgentText):
-        return {"type": "message", "message": cut(event.text)}
+        return {"type": "message", "message": cut(event.text)} if event.image is None else _image(event.image)
     if isinstance(event, wire.Reasoning):
         return {"type": "reasoning", "id": event.block, "message": cut(event.text)}
     if isinstance(event, wire.ToolCall):
@@ -81,6 +92,19 @@ def _agent_data(event: wire.Event) -> Json | None:
         entries = [{"content": cut(e.content), "priority": e.priority, "status": e.status} for e in event.entries]
         return {"type": "plan", "entries": entries}
     return _token_count(event) if isinstance(event, wire.Usage) else None
+
+
+def _image(image: wire.ImageRef) -> Json:
+    """The web asks for the bytes by `readGeneratedImage` when somebody looks."""
+    source = {"ingress": "acp", **({"toolCallId": image.call_id} if image.call_id else {})}
+    return {
+        "type": "generated-image",
+        "id": image.image_id,
+        "imageId": image.image_id,
+        "fileName": image.file_name,
+        "mimeType": image.mime_type,
+        "source": source,
+    }
 
 
 def _tool_call(event: wire.ToolCall) -> Json:

@@ -9,24 +9,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 from acp.connection import Connection
 from acp.exceptions import RequestError
 from acp.meta import AGENT_METHODS, CLIENT_METHODS, PROTOCOL_VERSION
-from acp.schema import ClientCapabilities, Implementation, InitializeRequest, NewSessionRequest
+from acp.schema import (
+    ClientCapabilities,
+    ElicitationCapabilities,
+    ElicitationFormCapabilities,
+    Implementation,
+    InitializeRequest,
+    NewSessionRequest,
+)
 
 import hapi
+from hapi.agents.offers import MODE, Offers
 from hapi.errors import ErrorCode, HapiError
-from hapi.wire import Choice
 from hapi.workers.supervisor.acp_transport import AgentTransport
 from hapi.workers.supervisor.agent_process import AgentProcess
 
 CALL_TIMEOUT_S = 10.0
 EXIT_GRACE_S = 2.0
 _METHOD_NOT_FOUND = -32601
+_SET_MODEL = "session/set_model"  # the SDK has no name for it
+_QUESTIONS = frozenset({CLIENT_METHODS["session_request_permission"], CLIENT_METHODS["elicitation_create"]})
 
 _T = TypeVar("_T")
 
@@ -34,15 +43,11 @@ logger = logging.getLogger(__name__)
 
 
 class Opened(msgspec.Struct):
-    """An open conversation: the agent's own id for it, and what can be chosen in it."""
+    """An open conversation: the agent's own id for it, whether it is an old one, and what can be chosen in it."""
 
     native_id: str
     resumed: bool
-    mode: str | None = None
-    modes: list[Choice] = []
-    model: str | None = None
-    models: list[Choice] = []
-    options: list[Any] = []
+    offers: Offers
 
 
 class AcpDriver:
@@ -56,11 +61,20 @@ class AcpDriver:
     ) -> None:
         self._agent = agent
         self._on_permission = on_permission
-        self.transport = AgentTransport(agent.reader, agent.writer, on_update)
+        self._on_update = on_update
+        self.transport = AgentTransport(agent.reader, agent.writer, self._updated)
         self._connection = Connection(self._handle, self.transport)
         self.closed = False
+        self.offers = Offers()
+        self.takes: dict[str, Any] = {}  # the agent's promptCapabilities
         self._native_id = ""
-        self._opened: Opened | None = None
+        self._missing: set[str] = set()
+        self._capabilities: dict[str, Any] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the agent's process is gone."""
+        return self._agent.exit is not None
 
     async def open(self, directory: str, resume: str | None, timeout_s: float) -> Opened:
         """Initialize, then load the conversation `resume` or begin a new one.
@@ -69,11 +83,11 @@ class AcpDriver:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                self._opened = await self._or_exit(self._open(directory, resume))
+                opened = await self._or_exit(self._open(directory, resume))
         except TimeoutError:
             message = f"The agent was not ready within {timeout_s:g} s."
             raise HapiError(ErrorCode.AGENT_TIMEOUT, message, await self._last_words(0)) from None
-        return self._opened
+        return opened
 
     async def prompt(self, blocks: list[dict[str, Any]], on_sent: Callable[[], None]) -> dict[str, Any]:
         """Run one turn and return the agent's answer; takes as long as it takes.
@@ -89,40 +103,76 @@ class AcpDriver:
         """Ask the agent to end the running turn; its prompt then answers `cancelled`."""
         await self._connection.send_notification(AGENT_METHODS["session_cancel"], {"sessionId": self._native_id})
 
-    async def set_mode(self, mode: str) -> bool:
-        """Switch the agent's mode; False when it has no such mode of its own."""
-        opened = self._opened
-        if opened is None or mode not in {choice.value for choice in opened.modes}:
-            return await self._set_option("mode", mode)
-        await self._call(AGENT_METHODS["session_set_mode"], {"sessionId": self._native_id, "modeId": mode})
+    async def set_mode(self, mode: str, patience_s: float = CALL_TIMEOUT_S) -> bool:
+        """Switch the agent to a mode of its own; False when it has no way to. Raises HapiError as `set_option` does."""
+        if self.offers.modes or self.offers.find(MODE) is None:
+            params = {"sessionId": self._native_id, "modeId": mode}
+            if not await self._try(AGENT_METHODS["session_set_mode"], params, patience_s):
+                return False
+            self.offers.mode = mode
+            return True
+        return await self.set_option((MODE,), mode, patience_s)
+
+    async def set_model(self, model: str, option: str, patience_s: float = CALL_TIMEOUT_S) -> bool:
+        """Switch the agent's model; False when it has no way to. Raises HapiError as `set_option` does."""
+        if await self.set_option((option,), model, patience_s):
+            return True
+        if not await self._try(_SET_MODEL, {"sessionId": self._native_id, "modelId": model}, patience_s):
+            return False
+        self.offers.model = model
         return True
 
-    async def set_model(self, model: str, option: str) -> bool:
-        """Switch the agent's model; False when it offers no way to. Raises HapiError(agent_failed) on refusal."""
-        if await self._set_option(option, model):
-            return True
-        return await self._try("session/set_model", {"sessionId": self._native_id, "modelId": model})
+    async def set_option(self, names: Sequence[str], value: str, patience_s: float = CALL_TIMEOUT_S) -> bool:
+        """Set the config option of one of these categories or ids; False when the agent offers none.
 
-    async def set_effort(self, effort: str, option: str) -> bool:
-        """Switch how hard the agent thinks; False when it offers no way to."""
-        return await self._set_option(option, effort)
+        Raises HapiError: agent_failed in the agent's words when it refuses, agent_timeout after `patience_s`.
+        """
+        option = self.offers.find(*names)
+        if option is None:
+            return False
+        params = {"sessionId": self._native_id, "configId": option.id, "value": value}
+        answer = await self._call(AGENT_METHODS["session_set_config_option"], params, patience_s)
+        self.offers.take_options(answer.get("configOptions"))
+        return True
+
+    @property
+    def can_fork(self) -> bool:
+        """Whether the agent can copy its conversation."""
+        return self._can("fork")
+
+    async def fork(self, directory: str) -> str:
+        """Copy the conversation as it stands; the copy's id. Raises HapiError: agent_failed, agent_timeout."""
+        params = {"sessionId": self._native_id, "cwd": directory, "mcpServers": []}
+        self.transport.only = self._native_id  # what is said in the copy is not said here
+        native_id = (await self._call(AGENT_METHODS["session_fork"], params, CALL_TIMEOUT_S)).get("sessionId")
+        if not isinstance(native_id, str) or native_id in {"", self._native_id}:
+            raise HapiError(ErrorCode.AGENT_FAILED, "The agent copied its conversation without giving the copy an id.")
+        return native_id
 
     async def close(self) -> None:
         """End the SDK's tasks. The agent's process must have ended before: its pipes are awaited."""
         await self._connection.close()
 
+    def _updated(self, update: dict[str, Any]) -> None:
+        self.offers.take_update(update)
+        self._on_update(update)
+
     async def _open(self, directory: str, resume: str | None) -> Opened:
         request = InitializeRequest(
             protocol_version=PROTOCOL_VERSION,
-            client_capabilities=ClientCapabilities(),
+            client_capabilities=ClientCapabilities(
+                elicitation=ElicitationCapabilities(form=ElicitationFormCapabilities())
+            ),
             client_info=Implementation(name="hapi", version=hapi.__version__),
         )
         answer = await self._request(AGENT_METHODS["initialize"], _dump(request))
-        capabilities = answer.get("agentCapabilities") or {}
-        if resume and capabilities.get("loadSession"):
+        self._capabilities = answer.get("agentCapabilities") or {}
+        self.takes = _object(self._capabilities.get("promptCapabilities"))
+        how = self._way_to_resume()
+        if resume and how is not None:
             params = {"sessionId": resume, "cwd": directory, "mcpServers": []}
             try:
-                return self._read(await self._request(AGENT_METHODS["session_load"], params), resume, resumed=True)
+                return self._read(await self._request(AGENT_METHODS[how], params), resume, resumed=True)
             except HapiError as error:
                 logger.warning("resume of %s failed, beginning anew: %s", resume, error.message)
         new = NewSessionRequest(cwd=directory, mcp_servers=[])
@@ -132,43 +182,39 @@ class AcpDriver:
             raise HapiError(ErrorCode.AGENT_FAILED, "The agent opened a conversation without an id.")
         return self._read(answer, native_id, resumed=False)
 
+    def _way_to_resume(self) -> str | None:
+        """How the agent takes up an old conversation: with its history told again, which is dropped, or without."""
+        if self._capabilities.get("loadSession"):
+            return "session_load"
+        return "session_resume" if self._can("resume") else None
+
+    def _can(self, what: str) -> bool:
+        """Whether the agent announces that capability of its sessions (ACP: an object, empty or not)."""
+        session = self._capabilities.get("sessionCapabilities")
+        return isinstance(session, dict) and session.get(what) not in (None, False)
+
     def _read(self, answer: dict[str, Any], native_id: str, *, resumed: bool) -> Opened:
         self._native_id = native_id
-        modes = answer.get("modes") or {}
-        models = answer.get("models") or {}
-        options = answer.get("configOptions") or []
-        return Opened(
-            native_id,
-            resumed,
-            mode=modes.get("currentModeId"),
-            modes=_choices(modes.get("availableModes"), "id"),
-            model=models.get("currentModelId") or _current(options, "model"),
-            models=_choices(models.get("availableModels"), "modelId") or _option_choices(options, "model"),
-            options=options,
-        )
+        self.offers = Offers(answer)
+        return Opened(native_id, resumed, self.offers)
 
-    async def _set_option(self, category: str, value: str) -> bool:
-        for option in self._opened.options if self._opened is not None else ():
-            if isinstance(option, dict) and category in {option.get("category"), option.get("id")}:
-                params = {"sessionId": self._native_id, "configId": option["id"], "value": value}
-                answer = await self._call(AGENT_METHODS["session_set_config_option"], params)
-                if self._opened is not None and answer.get("configOptions"):
-                    self._opened.options = answer["configOptions"]
-                return True
-        return False
-
-    async def _try(self, method: str, params: dict[str, Any]) -> bool:
+    async def _try(self, method: str, params: dict[str, Any], patience_s: float) -> bool:
+        """Call a method that not every agent has; False when this one does not, and it is not asked again."""
+        if method in self._missing:
+            return False
         try:
-            await self._call(method, params)
+            answer = await self._call(method, params, patience_s)
         except HapiError as error:
-            if error.hint == str(_METHOD_NOT_FOUND):
-                return False
-            raise
+            if error.hint != str(_METHOD_NOT_FOUND):
+                raise
+            self._missing.add(method)
+            return False
+        self.offers.take_options(answer.get("configOptions"))
         return True
 
-    async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, method: str, params: dict[str, Any], patience_s: float) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            async with asyncio.timeout(patience_s):
                 return await self._or_exit(self._request(method, params))
         except TimeoutError:
             raise HapiError(ErrorCode.AGENT_TIMEOUT, f"The agent does not answer {method}.") from None
@@ -208,7 +254,7 @@ class AcpDriver:
         return "\n".join(said).strip() or "It said nothing. Run it by hand to see why."
 
     async def _handle(self, method: str, params: Any, is_notification: bool) -> Any:  # noqa: FBT001 - the SDK's call
-        if method == CLIENT_METHODS["session_request_permission"] and isinstance(params, dict):
+        if method in _QUESTIONS and isinstance(params, dict):
             return await self._on_permission(params)
         if is_notification:
             self.transport.counters[f"unknown {method}"] += 1
@@ -221,26 +267,10 @@ def _dump(model: Any) -> dict[str, Any]:
     return dumped
 
 
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _words(error: RequestError) -> str:
     details = error.data.get("details") or error.data.get("message") if isinstance(error.data, dict) else error.data
     return f"{error}: {details}" if details and str(details) not in str(error) else str(error)
-
-
-def _choices(found: Any, key: str) -> list[Choice]:
-    items = [item for item in found if isinstance(item, dict) and item.get(key)] if isinstance(found, list) else []
-    return [Choice(str(i[key]), str(i.get("name") or i[key]), i.get("description")) for i in items]
-
-
-def _current(options: Any, category: str) -> str | None:
-    for option in options if isinstance(options, list) else ():
-        if isinstance(option, dict) and category in {option.get("category"), option.get("id")}:
-            value = option.get("currentValue")
-            return value if isinstance(value, str) else None
-    return None
-
-
-def _option_choices(options: Any, category: str) -> list[Choice]:
-    for option in options if isinstance(options, list) else ():
-        if isinstance(option, dict) and category in {option.get("category"), option.get("id")}:
-            return _choices(option.get("options"), "value")
-    return []

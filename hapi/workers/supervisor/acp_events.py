@@ -5,22 +5,38 @@ Foreign JSON is read tolerantly: agents differ, unknown kinds are counted and pa
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, OrderedDict
 from typing import Any, Literal
 
 import msgspec
 
 from hapi.wire import AgentText, Event, Plan, PlanEntry, Reasoning, SlashCommand, ToolCall, ToolResult, Usage
+from hapi.workers.supervisor import acp_tools
+from hapi.workers.supervisor.acp_tools import Picture
+from hapi.workers.supervisor.pieces import pieces
 
-TEXT_LIMIT = 48_000
+TEXT_LIMIT = 48_000  # of UTF-16 in one row of the chat; the hub cuts above 65,536 (its protocol, §9)
 TOTAL_LIMIT = 256_000
+TITLE_LIMIT = 200
+CLOSED_KEPT = 200
+UNKNOWN_KEPT = 100
 _PRIORITIES = {"high", "medium", "low"}
 _STATUSES = {"pending", "in_progress", "completed"}
 _FINAL = {"completed", "failed"}
+_KEPT = ("title", "kind", "rawInput", "status", "_meta")
+_SPENT = ("inputTokens", "outputTokens", "totalTokens", "thoughtTokens", "cachedReadTokens", "cachedWriteTokens")
+_NO_TITLE = re.compile(r"(Untitled|New session - .*)?", re.DOTALL)
+
+
+Said = Event | Picture
 
 
 class Turn:
-    """Collects what an agent says: text and thought in blocks, tool calls by id. `flush` ends a block."""
+    """Collects what an agent says: text and thought in blocks, tool calls by id. `flush` ends a block.
+
+    Outlives its name: one per session, for what is known between prompts too (`commands`, `title`, `context`).
+    """
 
     def __init__(self, generation: int = 1) -> None:
         self._generation = generation
@@ -29,10 +45,15 @@ class Turn:
         self.mode: str | None = None
         self.title: str | None = None
         self.config_options: list[Any] | None = None
+        self.context: Usage | None = None
+        self._spent: Counter[str] = Counter()
         self._text: list[str] = []
         self._thought: list[str] = []
         self._blocks = 0
         self._tools: dict[str, dict[str, Any]] = {}
+        self._closed: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._told: dict[str, ToolCall] = {}
+        self._pictures: dict[str, int] = {}
 
     @property
     def thinking(self) -> tuple[str, str] | None:
@@ -44,7 +65,7 @@ class Turn:
         """An id that no other block of thought of this session has, over all its generations."""
         return f"thought-{self._generation}-{self._blocks}"
 
-    def update(self, update: dict[str, Any]) -> list[Event]:
+    def update(self, update: dict[str, Any]) -> list[Said]:
         """Events that became complete by this update."""
         kind = update.get("sessionUpdate")
         match kind:
@@ -57,57 +78,117 @@ class Turn:
             case "plan":
                 return [*self.flush(), Plan(_plan(update.get("entries")))]
             case "usage_update":
-                return _usage_update(update)
+                return self._usage_update(update)
             case _:
                 self._note(str(kind), update)
         return []
 
-    def flush(self) -> list[Event]:
-        """End the open blocks of text and thought."""
-        events: list[Event] = []
+    def flush(self) -> list[Said]:
+        """End the open blocks of text and thought. What is too long for one row of the chat becomes several."""
+        events: list[Said] = []
         if self._thought:
-            events.append(Reasoning(self._block, _clipped_text("".join(self._thought))))
+            for number, piece in enumerate(pieces("".join(self._thought), TEXT_LIMIT)):
+                events.append(Reasoning(f"{self._block}-{number + 1}" if number else self._block, piece))
             self._thought.clear()
             self._blocks += 1
         if self._text:
-            text = "".join(self._text)
-            events += [AgentText(text[at : at + TEXT_LIMIT]) for at in range(0, len(text), TEXT_LIMIT)]
+            events += [AgentText(piece) for piece in pieces("".join(self._text), TEXT_LIMIT)]
             self._text.clear()
         return events
 
-    def finish(self, stop_reason: str) -> list[Event]:
+    def finish(self, stop_reason: str) -> list[Said]:
         """The prompt is answered: end blocks, and close tool calls that the agent left open."""
         events = self.flush()
         words = "cancelled" if stop_reason == "cancelled" else "the agent did not report the end of this call"
         events += [ToolResult(call_id, words, is_error=True) for call_id in self._tools]
+        for call_id, call in self._tools.items():
+            self._close(call_id, call)
         self._tools.clear()
         return events
 
     def describe(self, call: dict[str, Any]) -> tuple[str, Any, str | None]:
         """(name, input, kind) of a tool call as far as it is known; agents ask permission with bare ids too."""
         merged = {**self._tools.get(str(call.get("toolCallId")), {}), **_present(call)}
-        return _tool_name(merged), clipped(_tool_input(merged)), _string(merged.get("kind"))
+        return acp_tools.name(merged), clipped(acp_tools.arguments(merged)), _string(merged.get("kind"))
 
-    def _chunk(self, block: list[str], update: dict[str, Any], other: list[str]) -> list[Event]:
+    def spent(self, answer: dict[str, Any], model: str | None) -> list[Event]:
+        """The tokens of the prompt that `answer` ends: as it says, else as the chunks said; [] if nobody tells."""
+        spent, self._spent = self._spent, Counter()
+        found = usage(answer, model) or (usage({"usage": dict(spent)}, model) if spent else [])
+        if self.context is None:
+            return list(found)
+        used, size = self.context.context_tokens, self.context.context_window
+        return [msgspec.structs.replace(event, context_tokens=used, context_window=size) for event in found]
+
+    def _chunk(self, block: list[str], update: dict[str, Any], other: list[str]) -> list[Said]:
+        self._count(update)
         events = self.flush() if other else []
-        text = _text_of(update.get("content"))
+        content = update.get("content")
+        image = acp_tools.picture(content)
+        if image is not None:
+            return [*events, *self.flush(), image]
+        text = acp_tools.text(content)
         if text:
             block.append(text)
         return events
 
-    def _tool(self, update: dict[str, Any]) -> list[Event]:
+    def _count(self, update: dict[str, Any]) -> None:
+        """Some agents tell in a chunk what one of the turn's calls of the model has cost."""
+        meta = update.get("_meta")
+        found = meta.get("usage") if isinstance(meta, dict) else None
+        if isinstance(found, dict):
+            self._spent.update({key: _number(found, key) or 0 for key in _SPENT})
+
+    def _tool(self, update: dict[str, Any]) -> list[Said]:
         call_id = str(update.get("toolCallId") or "")
         if not call_id:
             self.unknown["tool_call without id"] += 1
             return []
-        merged = {**self._tools.get(call_id, {}), **_present(update)}
+        pictures = self._new_pictures(call_id, update)
+        late = self._closed.get(call_id) if update.get("sessionUpdate") == "tool_call_update" else None
+        merged = {**self._tools.get(call_id, late or {}), **_present(acp_tools.without_images(update))}
         status = _string(merged.get("status"))
         if status in _FINAL:
-            known = self._tools.pop(call_id, None)
-            started: list[Event] = [] if known is not None else [_tool_call(call_id, merged)]
-            return [*started, ToolResult(call_id, clipped(_output(merged)), is_error=status == "failed")]
+            self._tools.pop(call_id, None)
+            started = self._started(call_id, merged, known=late is not None)
+            self._close(call_id, merged)
+            result = ToolResult(call_id, clipped(acp_tools.output(merged)), is_error=status == "failed")
+            return [*started, result, *pictures]
+        if late is not None:
+            return list(pictures)  # that call is over for us: its end may still come, its progress is of no use
         self._tools[call_id] = merged
-        return [_tool_call(call_id, merged)]
+        return [*self._started(call_id, merged, known=False), *pictures]
+
+    def _started(self, call_id: str, call: dict[str, Any], *, known: bool) -> list[Said]:
+        """The call as it is to be shown now; [] when it is shown so already."""
+        event, told = _tool_call(call_id, call), self._told.get(call_id)
+        if known or (told is not None and _same(told, event, ended=_string(call.get("status")) in _FINAL)):
+            return []
+        self._told[call_id] = event
+        return [event]
+
+    def _new_pictures(self, call_id: str, update: dict[str, Any]) -> list[Picture]:
+        """An update repeats the content that came before: only what is behind it is new."""
+        found = acp_tools.pictures(call_id, update)
+        new = found[self._pictures.get(call_id, 0) :]
+        if new:
+            self._pictures[call_id] = len(found)
+        return new
+
+    def _close(self, call_id: str, call: dict[str, Any]) -> None:
+        self._told.pop(call_id, None)
+        self._closed[call_id] = {key: call[key] for key in _KEPT if key in call}
+        self._closed.move_to_end(call_id)
+        while len(self._closed) > CLOSED_KEPT:
+            self._pictures.pop(self._closed.popitem(last=False)[0], None)
+
+    def _usage_update(self, update: dict[str, Any]) -> list[Said]:
+        used, size = _number(update, "used"), _number(update, "size")
+        new = Usage(context_tokens=used, context_window=size)
+        if (used is None and size is None) or new == self.context:
+            return []
+        self.context = new
+        return [new]
 
     def _note(self, kind: str, update: dict[str, Any]) -> None:
         match kind:
@@ -116,17 +197,17 @@ class Turn:
             case "current_mode_update":
                 self.mode = _string(update.get("currentModeId"))
             case "session_info_update":
-                self.title = _string(update.get("title")) or self.title
+                self.title = _title(update.get("title")) or self.title
             case "config_option_update":
                 options = update.get("configOptions")
                 self.config_options = options if isinstance(options, list) else None
             case "user_message_chunk":
                 pass  # an echo, or the history that a resume replays: the hub has it
-            case _:
-                self.unknown[kind] += 1
+            case _ if len(self.unknown) < UNKNOWN_KEPT or kind in self.unknown:
+                self.unknown[kind[:100]] += 1
 
 
-def usage(result: dict[str, Any], model: str | None) -> list[Event]:
+def usage(result: dict[str, Any], model: str | None) -> list[Usage]:
     """The tokens of a prompt, from its answer; [] when the agent does not tell."""
     meta = result.get("_meta")
     quota = meta.get("quota") if isinstance(meta, dict) else None
@@ -146,17 +227,15 @@ def usage(result: dict[str, Any], model: str | None) -> list[Event]:
     ]
 
 
-def _usage_update(update: dict[str, Any]) -> list[Event]:
-    used, size = _number(update, "used"), _number(update, "size")
-    if used is None and size is None:
-        return []
-    return [Usage(context_tokens=used, context_window=size)]
-
-
 def _tool_call(call_id: str, call: dict[str, Any]) -> ToolCall:
     status: Literal["pending", "in_progress"] = "in_progress" if call.get("status") == "in_progress" else "pending"
     title, kind = _string(call.get("title")), _string(call.get("kind"))
-    return ToolCall(call_id, _tool_name(call), clipped(_tool_input(call)), status, title, kind)
+    return ToolCall(call_id, acp_tools.name(call), clipped(acp_tools.arguments(call)), status, title, kind)
+
+
+def _same(told: ToolCall, now: ToolCall, *, ended: bool) -> bool:
+    """Whether the chat shows that already; of a call that is over the status does not count."""
+    return told == (msgspec.structs.replace(now, status=told.status) if ended else now)
 
 
 def clipped(value: Any) -> Any:
@@ -189,53 +268,6 @@ def _clipped_text(text: str) -> str:
     return f"{text[:head]}\n… {len(text) - head - tail} characters left out …\n{text[-tail:]}"
 
 
-def _tool_name(call: dict[str, Any]) -> str:
-    diff = _diff(call)
-    if diff is not None:
-        return "Edit" if diff.get("oldText") else "Write"
-    raw = call.get("rawInput")
-    named = (raw.get("name") or raw.get("tool")) if isinstance(raw, dict) else None
-    for candidate in (call.get("title"), named, call.get("kind")):
-        if isinstance(candidate, str) and candidate:
-            return candidate
-    return "Tool"
-
-
-def _tool_input(call: dict[str, Any]) -> Any:
-    diff = _diff(call)
-    if diff is None:
-        raw = call.get("rawInput")
-        return raw if raw is not None else {}
-    if diff.get("oldText"):
-        return {"file_path": diff.get("path"), "old_string": diff["oldText"], "new_string": diff.get("newText")}
-    return {"file_path": diff.get("path"), "content": diff.get("newText")}
-
-
-def _diff(call: dict[str, Any]) -> dict[str, Any] | None:
-    content = call.get("content")
-    for item in content if isinstance(content, list) else ():
-        if isinstance(item, dict) and item.get("type") == "diff":
-            return item
-    return None
-
-
-def _output(call: dict[str, Any]) -> Any:
-    if call.get("rawOutput") is not None:
-        return call["rawOutput"]
-    content = call.get("content")
-    items = content if isinstance(content, list) else []
-    parts = [_text_of(item.get("content")) for item in items if isinstance(item, dict)]
-    return "\n".join(part for part in parts if part) or "done"
-
-
-def _text_of(content: Any) -> str:
-    if isinstance(content, dict) and content.get("type") == "text":
-        return str(content.get("text") or "")
-    if isinstance(content, dict) and content.get("type") == "resource_link":
-        return f"[{content.get('name')}]({content.get('uri')})"
-    return ""
-
-
 def _plan(entries: Any) -> list[PlanEntry]:
     found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     return [
@@ -255,6 +287,12 @@ def _commands(commands: Any) -> list[SlashCommand]:
 
 def _present(update: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in update.items() if value is not None and key != "sessionUpdate"}
+
+
+def _title(value: Any) -> str | None:
+    """A title that says something; agents send placeholders until they have found one."""
+    title = " ".join(value.split()) if isinstance(value, str) else ""
+    return None if _NO_TITLE.fullmatch(title) else title[:TITLE_LIMIT]
 
 
 def _string(value: Any) -> str | None:

@@ -39,6 +39,7 @@ class AgentTransport:
         self._on_update = on_update
         self._writing = asyncio.Lock()
         self.on_prompt_sent: Callable[[], None] | None = None
+        self.only: str | None = None  # the one conversation whose updates count; None: whichever they name
 
     async def send(self, message: dict[str, Any]) -> None:
         """Write one message; waits while the agent does not read. Raises OSError when it is gone.
@@ -89,6 +90,9 @@ class AgentTransport:
         update = params.get("update") if isinstance(params, dict) else None
         if not isinstance(update, dict):
             self.counters["updates_malformed"] += 1
+            return None
+        if self.only is not None and message["params"].get("sessionId") not in {None, self.only}:
+            self.counters["updates_of_copies"] += 1
             return None
         try:
             self._on_update(update)

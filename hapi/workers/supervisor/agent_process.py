@@ -29,6 +29,7 @@ STDERR_TAIL_LINES = 20
 STDERR_LINE_LIMIT = 400
 AGENT_LOG_BYTES = 5 * 1024 * 1024
 _STDERR_CHUNK = 64 * 1024
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _RECHECK_S = 0.25
 
@@ -49,12 +50,13 @@ LADDER_S = EOF.wait_s + TERMINATE.wait_s + KILL.wait_s
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """How to run an agent. `umask` is the user's, not ours."""
+    """How to run an agent. `umask` is the user's, not ours. `parent_dies`: the signal it gets when we do (Linux)."""
 
     argv: list[str]
     directory: str
     environment: dict[str, str]
     umask: int = 0o022
+    parent_dies: int = 0
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -112,6 +114,7 @@ class AgentProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                preexec_fn=_follow_parent(launch.parent_dies),  # noqa: PLW1509 - it makes one system call
             )
         except OSError as error:
             code = ErrorCode.BAD_DIRECTORY if error.filename == launch.directory else ErrorCode.AGENT_UNAVAILABLE
@@ -246,6 +249,14 @@ class _StderrSink(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._closed.set()
+
+
+def _follow_parent(number: int) -> Callable[[], None] | None:
+    """What a child does before it becomes the agent, to get that signal at our death; None for nothing."""
+    if not number or not procs.LINUX:
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) and None
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

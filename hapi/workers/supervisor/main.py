@@ -140,7 +140,9 @@ class Supervisor:
             case wire.HubOnline():
                 self._hub_online = body.online
             case wire.StopSession():
-                self._spawn_task(self._stop(header, _REASONS[body.by]))
+                self._spawn_task(
+                    self._stop(header, EndReason.SPAWN_FAILED if body.why else _REASONS[body.by], body.why)
+                )
             case _ if self._session is not None:
                 self._for_session(self._session, header, body)
             case _:
@@ -163,6 +165,9 @@ class Supervisor:
                 session.delivered(body.seq)
             case wire.AbortTurn():
                 self._answer_later(header, session.abort)
+                return
+            case wire.ForkConversation():
+                self._answer_later(header, session.fork)
                 return
             case wire.Configure():
                 self._answer_later(header, lambda: session.configure(body.values))
@@ -225,6 +230,9 @@ class Supervisor:
                 raise HapiError(ErrorCode.ALREADY_RUNNING, "Another supervisor holds the session's directory.")
             log.set_up(self._directory.log)
             info.generation = self._directory.last_generation() + 1
+            stranger = order.existing and info.generation == 1
+            if stranger:
+                info.generation = now_ms() // 1000  # its events' numbers must be none that the hub knows already
             previous = self._last_record()
             if previous is not None and order.existing:
                 self._rebooted = previous.phase is not Phase.ENDED
@@ -232,6 +240,7 @@ class Supervisor:
             self._directory.write_spec(order)
             crash_point("supervisor.spawn.specified")
             journal = self._journal = Journal(self._directory.journal, info.generation)
+            journal.trouble = None if stranger else journal.trouble
             self._directory.write_state(info)
             self._directory.promise(info.generation)
             crash_point("supervisor.spawn.claimed")

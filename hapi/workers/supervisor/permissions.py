@@ -9,9 +9,15 @@ from typing import Any, Literal
 
 Decision = Literal["approved", "approved_for_session", "denied", "abort"]
 
-_APPROVE_ALL = frozenset({"yolo", "bypassPermissions", "always-proceed"})
+AGENTS_OWN = frozenset({"auto", "ask", "debug", "autoReview"})  # only the agent knows what these mean
+
+_FOR_SESSION = frozenset({"yolo", "bypassPermissions", "always-proceed"})
+_APPROVE_ALL = _FOR_SESSION | {"safe-yolo"}
 _READING_KINDS = frozenset({"read", "search", "think", "fetch"})
 _EDITING_KINDS = frozenset({"edit", "delete", "move"})
+_ACTING_KINDS = _EDITING_KINDS | {"execute", "fetch"}
+_GRANTED = {"read-only": _READING_KINDS, "acceptEdits": _EDITING_KINDS}
+_HARMLESS = frozenset({"change_title", "think", "save_memory", "skill_lookup", "list_peers"})
 _KINDS: dict[Decision, tuple[str, ...]] = {
     "approved": ("allow_once", "allow_always"),
     "approved_for_session": ("allow_always", "allow_once"),
@@ -20,17 +26,39 @@ _KINDS: dict[Decision, tuple[str, ...]] = {
 }
 
 
-def automatic(mode: str | None, kind: str | None, *, allowed_before: bool = False) -> Decision | None:
-    """The answer that the permission mode gives by itself; None when a person must be asked."""
-    if allowed_before or mode in _APPROVE_ALL:
+def grants_all(mode: str | None) -> bool:
+    """Whether in that mode nobody is ever asked."""
+    return mode in _APPROVE_ALL
+
+
+def automatic(
+    mode: str | None,
+    kind: str | None,
+    tool: str = "",
+    *,
+    allowed_before: bool = False,
+    plan_denies: bool = False,
+) -> Decision | None:
+    """The answer that the permission mode gives by itself; None when a person must be asked.
+
+    `plan_denies`: in plan mode it is on us to keep the agent from writing.
+    """
+    if mode in _FOR_SESSION:
         return "approved_for_session"
-    if mode == "safe-yolo":
-        return "approved"
-    if mode == "read-only" and kind in _READING_KINDS:
-        return "approved"
-    if mode == "acceptEdits" and kind in _EDITING_KINDS:
-        return "approved"
-    return None
+    if mode == "plan" and plan_denies and kind not in _READING_KINDS and not harmless(tool, kind):
+        return "denied"
+    if allowed_before:
+        return "approved_for_session"
+    granted = mode == "safe-yolo" or harmless(tool, kind) or kind in _GRANTED.get(mode or "", ())
+    return "approved" if granted else None
+
+
+def harmless(tool: str, kind: str | None) -> bool:
+    """Whether a tool only concerns the conversation; a server's name may stand before its own (`mcp__x__think`).
+
+    A title is the agent's word: what says that it executes or writes is not believed to be one of these.
+    """
+    return kind not in _ACTING_KINDS and tool.strip().lower().rpartition("__")[2] in _HARMLESS
 
 
 def choose(options: list[dict[str, Any]], decision: Decision) -> str | None:

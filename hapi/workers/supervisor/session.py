@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from signal import SIGKILL
 from typing import Any, Literal
 
@@ -16,19 +17,22 @@ from hapi import wire
 from hapi.clock import monotonic, now_ms
 from hapi.closing import cut_turn, quote
 from hapi.crashpoints import crash_point
-from hapi.errors import HapiError
+from hapi.errors import ErrorCode, HapiError
 from hapi.ids import new_session_id
 from hapi.journal import Journal
 from hapi.lifecycle import BUSY, EndReason, Lifecycle, Phase
 from hapi.store import SessionDirectory
 from hapi.workers.link import Link
-from hapi.workers.supervisor import title
-from hapi.workers.supervisor.acp_events import Turn, usage
+from hapi.workers.supervisor import prompt, title
+from hapi.workers.supervisor.acp_events import Said, Turn
+from hapi.workers.supervisor.acp_tools import Picture
 from hapi.workers.supervisor.agent_process import KILL, LADDER_S, AgentProcess, Exit
 from hapi.workers.supervisor.asking import Asking
 from hapi.workers.supervisor.memory import MemoryWatch
+from hapi.workers.supervisor.pictures import Pictures
 from hapi.workers.supervisor.publisher import Publisher
 from hapi.workers.supervisor.start import Started
+from hapi.workers.supervisor.stragglers import Stragglers
 
 CANCEL_GRACE_S = 1.0
 LIVE_THINKING_S = 0.25
@@ -47,7 +51,9 @@ class Session:
         self.info = started.info
         self.lifecycle = Lifecycle(self.info.phase)
         self.asking = Asking(self._asking_changed)
-        self.asking.mode = started.info.permission_mode
+        self._configuration = started.configuration
+        self._mode_told = self.info.permission_mode
+        self.asking.set_mode(self._configuration.allowing, plan_denies=self._configuration.plan_denies)
         self.ended = asyncio.Event()
         self._started = started
         self._agent: AgentProcess = started.agent
@@ -59,6 +65,9 @@ class Session:
         self._publisher = Publisher(link, journal, self.snapshot)
         self._queued = asyncio.Event()
         self._turn_over = asyncio.Event()
+        self._turn_over.set()
+        self._pictures = Pictures(directory.path, self._emit)
+        self._stragglers = Stragglers(lambda: self._show(self._turn.flush()))
         self._stopping: asyncio.Task[wire.SessionStopped] | None = None
         self._released = False
         self._live_at = 0.0
@@ -71,6 +80,7 @@ class Session:
     def go(self) -> None:
         """The agent is ready: announce it and begin to serve."""
         self._started.route(self.on_update, self._ask)
+        self._configuration.listen(self._configured, lambda: self.lifecycle.phase in BUSY)
         self._count_unknown("The session was continued; the turn that ran before was cut.")
         if self._journal.state.queue:
             self._queued.set()
@@ -202,8 +212,8 @@ class Session:
         reason = end_reason(exit_, busy=self._journal.state.turn_open, out_of_memory=self._memory.ran_out())
         self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
         self.asking.cancel_all("The agent ended")
-        for event in self._turn.finish("cancelled"):
-            self._emit(event)
+        await self._pictures.settled()
+        self._show(self._turn.finish("cancelled"))
         self._count_unknown("The agent ended in the middle of its turn.")
         self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=reason is not EndReason.COMPLETED))
         self._end(reason, f"{exit_.words()}\n{tail}".strip())
@@ -300,6 +310,10 @@ class Session:
             await self._queued.wait()
             self._queued.clear()
             while self._journal.state.queue and self._stopping is None and self._agent.exit is None:
+                if self._configuration.unsettled:
+                    for words in await self._configuration.settle():
+                        self._emit(wire.Note(words, is_error=True))
+                    continue  # it took its time: the session may be stopping
                 message = next(iter(self._journal.state.queue.values()))
                 if await self._take(message):
                     await self._run_turn(message)
@@ -323,17 +337,18 @@ class Session:
 
     async def _run_turn(self, message: wire.UserMessage) -> None:
         self.info.detail = None
+        self._stragglers.flush()
         self._turn_over.clear()
         self._move(Phase.WORKING)
         stop_reason = "error"
         try:
-            answer = await self._driver.prompt(_blocks(message), lambda: self._consumed(message))
+            answer = await self._driver.prompt(await self._blocks(message), lambda: self._consumed(message))
             stop_reason = str(answer.get("stopReason") or "end_turn")
-            self._finish_turn(stop_reason)
-            for event in usage(answer, self.info.model):
+            await self._finish_turn(stop_reason)
+            for event in self._turn.spent(answer, self.info.model):
                 self._emit(event)
         except HapiError as error:
-            self._finish_turn(stop_reason)
+            await self._finish_turn(stop_reason)
             if self._agent.exit is not None:
                 return  # the session ends with this turn: `_watch_agent` says how
             if self._stopping is None:
@@ -352,18 +367,30 @@ class Session:
         self._emit(wire.Consumed([message.local_id] if message.local_id else []))
         crash_point("supervisor.in.consumed")
 
-    def _finish_turn(self, stop_reason: str) -> None:
-        for event in self._turn.finish(stop_reason):
-            self._emit(event)
+    async def _blocks(self, message: wire.UserMessage) -> list[dict[str, Any]]:
+        """A message as ACP content; a file that the agent cannot get is said in the chat."""
+        if not message.attachments:
+            return [{"type": "text", "text": message.text}]
+        allowed = (self._directory.path / "uploads", Path(self.info.directory))
+        blocks, problems = await asyncio.to_thread(prompt.blocks, message, self._driver.takes, allowed)
+        for problem in problems:
+            self._emit(wire.Note(problem, is_error=True))
+        return blocks
+
+    async def _finish_turn(self, stop_reason: str) -> None:
         self.asking.cancel_all("Prompt finished")
+        if stop_reason != "error":
+            await self._stragglers.wait()
+        await self._pictures.settled()
+        self._show(self._turn.finish(stop_reason))
         self._turn_over.set()
 
     # ------------------------------------------------------------------------------------------------- the agent
 
     def on_update(self, update: dict[str, Any]) -> None:
-        """An ACP session update."""
-        for event in self._turn.update(update):
-            self._emit(event)
+        """An ACP session update; one that comes when its turn is over is shown a moment later."""
+        self._stragglers.heard(update.get("sessionUpdate"), between_turns=self._turn_over.is_set())
+        self._show(self._turn.update(update))
         if monotonic() - self._live_at >= LIVE_THINKING_S:  # first the clock: the text is long to join
             thinking = self._turn.thinking
             if thinking is not None:
@@ -372,53 +399,51 @@ class Session:
         if self._turn.title is not None and self._turn.title != self.info.title:
             self.info.title = self._turn.title
             self._announce()
-        if update.get("sessionUpdate") in {"available_commands_update", "current_mode_update"}:
+        if update.get("sessionUpdate") in {"current_mode_update", "config_option_update"}:
+            self._configuration.heard()
+            self._publisher.changed()  # what can be chosen may be new
+        elif update.get("sessionUpdate") == "available_commands_update":
             self._publisher.changed()
 
     async def _ask(self, params: dict[str, Any]) -> dict[str, Any]:
-        for event in self._turn.flush():
-            self._emit(event)
+        self._show(self._turn.flush())
         return await self.asking.ask(params, self._turn)
 
     def answer(self, answer: wire.AnswerPermission) -> None:
         """A person's answer to a permission request. Raises HapiError(bad_request) when nothing waits for it."""
-        decision = self.asking.answer(answer)
-        if answer.mode is not None:
-            self._start(self._switch_mode(answer.mode), "mode")
-        if decision == "abort":
+        try:
+            settled = self.asking.answer(answer)
+        except HapiError as error:
+            if any(request.request_id == answer.request_id for request in self.asking.open):
+                self._emit(wire.Note(error.message, is_error=True))  # the web does not show what we answer to it
+            raise
+        if settled.mode is not None:
+            self._start(self._configuration.apply({"permissionMode": settled.mode}), "mode")
+        if settled.decision == "abort":
             self._start(self.abort(), "abort")
 
     async def configure(self, values: dict[str, str | None]) -> wire.Configured:
-        """Change the mode, the model or the effort; answers with what is in force. Raises HapiError(agent_failed)."""
-        applied: dict[str, str | None] = {}
-        for key, value in values.items():
-            if key == "permissionMode" and value:
-                await self._switch_mode(value)
-                applied[key] = self.asking.mode
-            elif key == "model" and value and await self._driver.set_model(value, self._started.options[0]):
-                self.info.model = applied[key] = value
-            elif (
-                key in {"effort", "modelReasoningEffort"}
-                and value
-                and await self._driver.set_effort(value, self._started.options[1])
-            ):
-                self.info.effort = applied[key] = value
-        self._announce()
-        return wire.Configured(applied)
+        """Change the mode, the model or another option; answers with what is in force. Raises as `Configuration`."""
+        return wire.Configured(await self._configuration.apply(values))
 
-    async def _switch_mode(self, mode: str) -> None:
-        native = self._started.native_modes.get(mode)
-        if native is not None:
-            await self._driver.set_mode(native)
-        self.asking.mode = self.info.permission_mode = mode
-        self._emit(wire.ModeChanged(mode))
+    async def fork(self) -> wire.Forked:
+        """Have the agent copy its conversation. Raises HapiError: bad_request in a turn, agent_failed."""
+        if self.lifecycle.phase is not Phase.IDLE or not self._driver.can_fork:
+            raise HapiError(ErrorCode.BAD_REQUEST, "The conversation can be copied between turns only, if at all.")
+        return wire.Forked(await self._driver.fork(self.info.directory))
+
+    def _configured(self) -> None:
+        self.asking.set_mode(self._configuration.allowing, plan_denies=self._configuration.plan_denies)
+        mode = self.info.permission_mode
+        if mode is not None and mode != self._mode_told:
+            self._mode_told = mode
+            self._emit(wire.ModeChanged(mode))
         self._announce()
 
     # ------------------------------------------------------------------------------------------------- telling
 
     def snapshot(self) -> wire.Snapshot:
         """The whole state for the hub."""
-        started = self._started
         return wire.Snapshot(
             info=self.info,
             effort=self.info.effort,
@@ -426,11 +451,13 @@ class Session:
             outcomes=self.asking.outcomes,
             worktree=self.info.worktree,
             commands=self._turn.commands or [],
-            models=started.opened.models,
-            modes=started.opened.modes,
-            config=started.order.config,
+            models=self._configuration.models(),
+            modes=self._configuration.modes(),
+            config=self.info.config,
             last_seq=next(reversed(self._journal.state.unconfirmed), 0),
             protocol=wire.PROTOCOL_LEVEL,
+            efforts=self._configuration.efforts(),
+            can_fork=self._driver.can_fork,
         )
 
     def _asking_changed(self) -> None:
@@ -461,6 +488,14 @@ class Session:
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self.info)))
         self._publisher.changed()
 
+    def _show(self, said: list[Said]) -> None:
+        """Emit events; an image is stored before it is shown."""
+        for event in said:
+            if isinstance(event, Picture):
+                self._pictures.take(event)
+            else:
+                self._emit(event)
+
     def _emit(self, event: wire.Event) -> None:
         try:
             self._publisher.emit(event)
@@ -489,10 +524,3 @@ def end_reason(exit_: Exit, *, busy: bool, out_of_memory: bool) -> EndReason:
     if exit_.signal is not None:
         return EndReason.MEMORY_LIMIT if out_of_memory and exit_.signal == SIGKILL else EndReason.AGENT_CRASHED
     return EndReason.AGENT_EXITED if busy or exit_.code else EndReason.COMPLETED
-
-
-def _blocks(message: wire.UserMessage) -> list[dict[str, Any]]:
-    """A message as ACP content: references to its files, then its words."""
-    references = " ".join(f"@{attachment.path}" for attachment in message.attachments)
-    text = f"{references}\n\n{message.text}" if references else message.text
-    return [{"type": "text", "text": text}]

@@ -19,16 +19,18 @@ from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.crashpoints import crash_point
-from hapi.errors import HapiError
+from hapi.errors import ErrorCode, HapiError
 from hapi.kin import is_ours
 from hapi.lifecycle import Phase
 from hapi.store import SessionDirectory
+from hapi.workers.supervisor import questions
 from hapi.workers.supervisor.acp_events import Turn
 from hapi.workers.supervisor.agent_process import AgentProcess, Launch
+from hapi.workers.supervisor.configuring import Configuration
 from hapi.workers.supervisor.environment import agent_environment
 
 if TYPE_CHECKING:  # the driver brings half a second of imports
-    from hapi.workers.supervisor.acp_driver import AcpDriver, Opened
+    from hapi.workers.supervisor.acp_driver import AcpDriver
 
 OnUpdate = Callable[[dict[str, Any]], None]
 OnPermission = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -45,12 +47,10 @@ class Started:
         self.turn = Turn(info.generation)
         self.made_worktree = False
         self.notes: list[str] = []
-        self.native_modes: dict[str, str] = {}
         self.ignores_eof = False
-        self.options = ("model", "thought_level")
         self.agent: AgentProcess
         self.driver: AcpDriver
-        self.opened: Opened
+        self.configuration: Configuration
         self._on_update: OnUpdate | None = None
         self._on_permission: OnPermission | None = None
 
@@ -67,7 +67,7 @@ class Started:
 
     async def on_permission(self, params: dict[str, Any]) -> dict[str, Any]:
         if self._on_permission is None:
-            return {"outcome": {"outcome": "cancelled"}}
+            return questions.cancelled(params)
         return await self._on_permission(params)
 
 
@@ -150,6 +150,7 @@ class Starter:
             effort=order.effort,
             permission_mode=order.permission_mode,
             yolo=order.yolo,
+            settings=order.config,
             args=order.args,
         )
         environ = self._base(order)
@@ -168,8 +169,14 @@ class Starter:
     def _prepare_directory(self, started: Started) -> None:
         order = started.order
         wants_worktree = order.worktree is not None
-        create = self._config.create_directories and not wants_worktree and not order.existing
-        path = workspace.prepare_directory(order.directory, self._roots, create=create)
+        may_create = not wants_worktree and not order.existing
+        create = self._config.create_directories and may_create
+        try:
+            path = workspace.prepare_directory(order.directory, self._roots, create=create)
+        except HapiError as error:
+            if error.code is ErrorCode.DIRECTORY_APPROVAL_REQUIRED and not may_create:  # nobody can approve of that
+                raise _missing(order, started.info.worktree) from None
+            raise
         if order.worktree is not None:
             environment = agent_environment(self._base(order), order.session_id, {}, None)
             try:
@@ -208,35 +215,23 @@ class Starter:
         started.driver = driver
         resume = order.resume if agent.resume else None
         opened = await driver.open(info.directory, resume, max(0.1, deadline - monotonic()))
-        started.opened = opened
-        started.options = (agent.model_option, agent.effort_option)
+        started.configuration = Configuration(agent, info, driver)
         info.native_id = opened.native_id
         if order.resume and not opened.resumed:
             started.notes.append("The agent could not resume its conversation; a new one began.")
-        started.native_modes = dict(agent.acp_modes)
         started.ignores_eof = agent.ignores_eof
-        await self._apply_options(started, agent)
+        started.notes += await started.configuration.begin(order, resumed=opened.resumed)
 
-    async def _apply_options(self, started: Started, agent: Agent) -> None:
-        """What the command line could not say. A refusal is a note in the chat, not the end of the session."""
-        order, info, driver = started.order, started.info, started.driver
-        mode = table.permission_mode(agent, order.permission_mode, yolo=order.yolo)
-        model = order.model or agent.default_model
-        effort = order.effort or agent.default_effort
-        info.model = model or started.opened.model
-        info.permission_mode, info.effort = mode, order.effort
-        try:
-            native = agent.acp_modes.get(mode or "")
-            if native is not None:
-                await driver.set_mode(native)
-            if model and not agent.flags.model and not await driver.set_model(model, agent.model_option):
-                started.notes.append(f"The agent does not take a model; {model} was ignored.")
-            if effort and not agent.flags.effort and not await driver.set_effort(effort, agent.effort_option):
-                started.notes.append(f"The agent does not take an effort; {effort} was ignored.")
-        except HapiError as error:
-            if started.agent.exit is not None:
-                raise
-            started.notes.append(error.message)
+
+def _missing(order: wire.Spawn, worktree: wire.WorktreeInfo | None) -> HapiError:
+    """Why a directory that is not there will not do, and is not made."""
+    if not order.existing:
+        message = f"{order.directory} does not exist; a worktree is made beside a repository."
+        return HapiError(ErrorCode.WORKTREE_FAILED, message)
+    hint = "Put it back, or start a new session."
+    if worktree is not None:
+        hint = f"It was a worktree. Bring it back with: git worktree add {worktree.worktree_path} {worktree.branch}"
+    return HapiError(ErrorCode.BAD_DIRECTORY, f"The session's directory {order.directory} is gone.", hint)
 
 
 def first_info(order: wire.Spawn, namespace: str, generation: int, **more: Any) -> wire.SessionInfo:
@@ -262,11 +257,12 @@ def continued(
     `first` is the order that the session began with, for one that did not end but was interrupted.
     """
     info.title, info.worktree, info.native_id = previous.title, previous.worktree, previous.native_id
+    info.defaults = previous.defaults
     info.unknown_messages, info.events_lost = previous.unknown_messages, previous.events_lost
     if previous.phase is not Phase.ENDED:
         info.started_at = previous.started_at
     if first is not None:
-        order = msgspec.structs.replace(order, args=first.args, config=first.config, yolo=first.yolo, umask=first.umask)
+        order = msgspec.structs.replace(order, args=first.args, yolo=first.yolo, umask=first.umask)
     info.model = order.model or previous.model
     info.effort = order.effort or previous.effort
     info.permission_mode = order.permission_mode or previous.permission_mode
@@ -276,4 +272,5 @@ def continued(
         model=info.model,
         effort=info.effort,
         permission_mode=info.permission_mode,
+        config={**((first.config if first is not None else None) or {}), **previous.config, **order.config},
     )
