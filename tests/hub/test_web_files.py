@@ -162,7 +162,7 @@ class TestReading:
         at.listed()
         at.found("fifo")
         waited = writer.is_alive()
-        os.close(os.open(root / "fifo", os.O_RDONLY))
+        os.close(os.open(root / "fifo", os.O_RDONLY | os.O_NONBLOCK))
         writer.join(10)
         assert waited
         assert not writer.is_alive()
