@@ -317,3 +317,13 @@ def send_and_leave(runner: Runner, body: wire.Spawn) -> None:
     until(lambda: [s for s in runner.sessions() if s["sessionId"] == body.session_id], 15, "the request has arrived")
     socket.close(linger=0)
     context.term()
+
+
+def test_a_session_that_came_too_late_is_recorded_as_that(runner: Runner) -> None:
+    """Nobody stopped it: it was recorded as stopped from the hub."""
+    runner.start()
+    session = runner.spawn()["sessionId"]
+    order = wire.StopSession(session, "hub", "It came too late.")
+    assert control(runner).ask(order, wire.SessionStopped, 30).status == "stopped"
+    ended = runner.ended(session)
+    assert (ended.reason, ended.detail) == ("spawn failed", "It came too late.")

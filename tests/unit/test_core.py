@@ -212,6 +212,36 @@ def test_a_session_that_is_being_stopped_is_not_the_answer_to_a_spawn(core):
     assert the_answer(core.request(cli(), order(), T)).code == "session_ended"
 
 
+def test_an_order_to_continue_waits_for_the_end_of_what_is_being_stopped(core):
+    """Seen to fail: without `_is_ending`, it was refused."""
+    running(core, phase=Phase.STOPPING)
+    greet(core, "reaper")
+    assert core.request(cli(1), order(existing=True), T) == []
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
+    gone = wire.SupervisorGone(session_id=ID, process=SUPERVISOR)
+    assert [e.session_id for e in tell(core, "reaper", gone) if isinstance(e, ForkSession)] == [ID]
+
+
+def test_a_stop_takes_the_order_to_continue_along(core):
+    """Whoever waited for it has given up, or is told: nothing starts behind the stop."""
+    running(core, phase=Phase.STOPPING)
+    greet(core, "reaper")
+    core.request(cli(1), order(existing=True), T)
+    found = dict(answers(core.request(cli(2), wire.StopSession(ID, "hub", "too slow"), T)))
+    assert (found[1].code, found[1].message) == ("stopped_during_start", "too slow")
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
+    gone = wire.SupervisorGone(session_id=ID, process=SUPERVISOR)
+    assert [e for e in tell(core, "reaper", gone) if isinstance(e, ForkSession)] == []
+
+
+def test_a_stop_that_no_person_asked_for_says_why(core):
+    """A spawn that came too late was recorded as stopped from the hub."""
+    running(core)
+    assert core.request(cli(), wire.StopSession(ID, "hub", "too slow"), T) == [
+        Send(NAME.encode(), NAME, wire.StopSession(ID, "hub", "too slow"))
+    ]
+
+
 def test_the_end_of_one_child_too_many_is_not_the_end_of_the_start(core):
     core.request(cli(1), order(), T)
     greet(core, NAME)

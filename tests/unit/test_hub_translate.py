@@ -152,6 +152,18 @@ def test_metadata_of_an_archived_session():
     assert (kept["archivedBy"], kept["archiveReason"], kept["lifecycleStateSince"]) == ("hub", "R", 3)
 
 
+def test_a_spawn_that_failed_leaves_the_row_as_archived_as_it_was():
+    failed = snapshot(phase=Phase.ENDED, reason=EndReason.SPAWN_FAILED)
+    for state in ("archived", "running"):
+        found = describe.metadata(failed, {"lifecycleState": state}, HOST, archived=False, now=9)
+        assert found["lifecycleState"] == state
+
+
+def test_the_worktree_of_a_session_without_a_record_stays_on_its_row():
+    base = {"worktree": {"basePath": "/r", "branch": "b", "name": "n"}}
+    assert describe.metadata(snapshot(), base, HOST, archived=False, now=9)["worktree"] == base["worktree"]
+
+
 def test_agent_state_is_capped_and_newest_first_out():
     request = wire.PermissionRequest(request_id="r", tool="T", arguments={}, created_at=1, tool_call_id="c")
     outcomes = [

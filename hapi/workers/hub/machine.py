@@ -57,10 +57,17 @@ def health(now: int) -> Health:
         collected_at=now,
         cpu_count=os.cpu_count() or 1,
         load1m=max(0.0, os.getloadavg()[0]),
-        cpu_percent=_percent(psutil.cpu_percent()),
+        cpu_percent=_percent(_processor_load()),
         memory_percent=_percent(psutil.virtual_memory().percent),
         uptime_seconds=max(0, now_ms() // 1000 - int(psutil.boot_time())),
     )
+
+
+def _processor_load() -> float:
+    """How busy the processors were since this was asked last, in per cent."""
+    import psutil
+
+    return float(psutil.cpu_percent())
 
 
 def _percent(value: float) -> float:
@@ -101,6 +108,7 @@ class Machine:
 
     async def run(self) -> None:
         """Keep the machine known and its state written, until cancelled."""
+        _processor_load()  # the first answer covers no time, and is nought
         self._context.ticker.add(KEY, self._beat)
         try:
             async with asyncio.TaskGroup() as group:
