@@ -6,6 +6,7 @@ one from a scripted step to the events of the answer. What an agent asks without
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ Step = dict[str, Any]
 Tools = dict[str, dict[str, Any]]
 Turns = list[tuple[str, str]]
 _SHELLS = ("Bash", "bash", "run_shell_command", "shell", "exec_command")
-_REMINDER = re.compile(r"<(system-reminder|environment_context|current_datetime)>.*?</\1>", re.DOTALL)
+_numbers = itertools.count(1)
+_REMINDER = re.compile(r"<([a-z_-]+)>.*?</\1>", re.DOTALL)  # what the agents put around a prompt
 
 
 def shell_call(step: Step, tools: Tools) -> tuple[str, dict[str, Any]]:
@@ -50,15 +52,18 @@ def read_anthropic(body: dict[str, Any]) -> tuple[Turns, Tools]:
     turns: Turns = []
     for message in body.get("messages") or []:
         content = message.get("content")
-        results = isinstance(content, list) and any(part.get("type") == "tool_result" for part in content)
-        turns.append(("tool" if results else message["role"], _words(content)))
+        if isinstance(content, list) and any(part.get("type") == "tool_result" for part in content):
+            turns.append(("tool", ""))
+        if message["role"] == "assistant" or _words(content):
+            turns.append((message["role"], _words(content)))
     return turns, {tool["name"]: tool.get("input_schema") or {} for tool in body.get("tools") or [] if "name" in tool}
 
 
 def anthropic(step: Step, tools: Tools, model: str) -> Iterator[tuple[float, dict[str, Any]]]:
     """Its answer, as events with a pause before each."""
     usage = {"input_tokens": 1200, "output_tokens": 34}
-    base = {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": [], "usage": usage}
+    key = f"msg_{next(_numbers)}"  # claude takes two messages with one id for parts of the same
+    base = {"id": key, "type": "message", "role": "assistant", "model": model, "content": [], "usage": usage}
     yield 0, {"type": "message_start", "message": {**base, "stop_reason": None, "stop_sequence": None}}
     index = 0
     if "text" in step or "slow" in step:
@@ -117,6 +122,13 @@ def read_gemini(body: dict[str, Any]) -> tuple[Turns, Tools]:
     return turns, schemas
 
 
+def gemini_form(body: dict[str, Any]) -> str:
+    """What fits the form that a request without tools wants to have filled in: gemini chooses its model so."""
+    schema = (body.get("generationConfig") or {}).get("responseJsonSchema") or {}
+    filled = {key: _filling(schema["properties"][key]) for key in schema.get("required") or ()}
+    return json.dumps(filled) if filled else "ok"
+
+
 def gemini(step: Step, tools: Tools, model: str) -> Iterator[tuple[float, dict[str, Any]]]:
     """Its answer, as chunks with a pause before each."""
     usage = {"promptTokenCount": 1200, "candidatesTokenCount": 34, "totalTokenCount": 1234}
@@ -125,9 +137,11 @@ def gemini(step: Step, tools: Tools, model: str) -> Iterator[tuple[float, dict[s
         candidate = {"index": 0, "content": {"role": "model", "parts": [part]}, **more}
         return {"candidates": [candidate], "modelVersion": model, "usageMetadata": usage}
 
-    for pause, text in text_chunks(step):
-        yield pause, chunk({"text": text})
+    parts: list[tuple[float, dict[str, Any]]] = [(pause, {"text": text}) for pause, text in text_chunks(step)]
     if "shell" in step:
         name, arguments = shell_call(step, tools)
-        yield 0, chunk({"functionCall": {"name": name, "args": arguments}})
-    yield 0, chunk({"text": ""}, finishReason="STOP")
+        parts.append((0, {"functionCall": {"name": name, "args": arguments}}))
+    *most, (pause, last) = parts
+    for before, part in most:
+        yield before, chunk(part)
+    yield pause, chunk(last, finishReason="STOP")  # an empty last part would make gemini ask again

@@ -115,7 +115,7 @@ class ModelServer:
             return web.json_response({"error": {"message": "scripted error"}}, status=step["http"])
         model = body.get("model") or request.match_info.get("model", "mock").partition(":")[0]
         if not (body.get("stream") or "stream" in request.match_info.get("model", "")):
-            return web.json_response(_whole(speak, model))
+            return web.json_response(_whole(speak, model, body))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         try:
@@ -132,7 +132,7 @@ class ModelServer:
         return response
 
 
-def _whole(speak: Any, model: str) -> dict[str, Any]:
+def _whole(speak: Any, model: str, body: dict[str, Any]) -> dict[str, Any]:
     """An answer in one piece, of the word "ok"."""
     if speak is model_dialects.chat:
         message = {"role": "assistant", "content": "ok"}
@@ -146,7 +146,8 @@ def _whole(speak: Any, model: str) -> dict[str, Any]:
             "choices": [choice],
             "usage": usage,
         }
-    events = [event for _, event in speak({"text": "ok"}, {}, model)]
+    said = model_dialects.gemini_form(body) if speak is model_dialects.gemini else "ok"
+    events = [event for _, event in speak({"text": said}, {}, model)]
     if speak is model_dialects.gemini:
         return dict(events[0])
     text = {"type": "text", "text": "ok"}
