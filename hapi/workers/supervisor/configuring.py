@@ -336,7 +336,8 @@ class Configuration:
         if info.effort and not flags.effort:
             yield EFFORT, info.effort
         for key, value in info.config.items():
-            if key in NEUTRAL and value not in flags.settings.get(key, {}):
+            said = value in flags.settings.get(key, {}) and self._driver.offers.find(*_OPTIONS.get(key, ())) is None
+            if key in NEUTRAL and not said:
                 yield key, value
 
     def _shown(self) -> tuple[str | None, ...]:
