@@ -276,7 +276,7 @@ def test_an_agent_that_does_not_come_up_says_why_and_is_gone(stage, fault, words
         stage.stubs.fault("grok", None)
     assert result["type"] == "error", result
     assert [word for word in words if word not in result["message"]] == []
-    assert [pid for pid in stage.stubs.pids("grok") if Path(f"/proc/{pid}").exists()] == []
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in stage.stubs.pids("grok")), SHOWN_S, "it is gone")
 
 
 def test_availability_is_told_for_each_flavor(stage):
