@@ -19,7 +19,6 @@ from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
-_DEFAULT = "default"
 _PUNCTUATION = str.maketrans("._-", "000")
 
 
@@ -100,13 +99,10 @@ def permission_mode(agent: Agent, chosen: str | None, *, yolo: bool) -> str | No
 
 
 def check_options(agent: Agent, *, model: str | None, effort: str | None, permission_mode: str | None) -> None:
-    """Raises HapiError(bad_request) for an option that this agent does not have; the hint says what it has.
-
-    The effort `default` is what some agents call the one that they have by themselves; it fits every agent.
-    """
+    """Raises HapiError(bad_request) for an option that this agent does not have; the hint says what it has."""
     if model and not agent.takes_model:
         raise _bad_option(f"{agent.name} takes no model", "Leave the model out.")
-    if effort and agent.efforts is not None and effort not in (*agent.efforts, _DEFAULT):
+    if effort and agent.efforts is not None and effort not in agent.efforts:
         raise _bad_option(f"{agent.name} has no effort {effort!r}", _known("efforts", agent.efforts))
     if permission_mode and permission_mode not in agent.modes:
         raise _bad_option(f"{agent.name} has no permission mode {permission_mode!r}", _known("modes", agent.modes))
@@ -145,7 +141,7 @@ def launch_arguments(  # noqa: PLR0913 - one per option of a spawn
     check_settings(agent, settings)
     flags = agent.terminal_flags if terminal else agent.flags
     chosen = [word.replace("{model}", model) for word in flags.model] if model else []
-    chosen += [word.replace("{effort}", effort) for word in flags.effort] if effort and effort != _DEFAULT else []
+    chosen += [word.replace("{effort}", effort) for word in flags.effort] if effort else []
     chosen += flags.modes.get(mode or "", ())
     for key, value in settings.items():
         chosen += flags.settings.get(key, {}).get(value, ())

@@ -93,6 +93,7 @@ def stage(shared_hub: OfficialHub) -> Iterator[Stage]:
             "CLI_API_TOKEN": runner.token,
             "HAPI_EXTRA_HEADERS_JSON": f'{{"X-Proxy": "{SECRET}"}}',
             "MY_OWN": "kept",
+            "HOME": str(path / "home"),
             "HAPI_RUNNER_WEBHOOK_TIMEOUT_MS": "5000",
         }
         known = {name: {"command": command} for name, command in STRANGERS.items()}
@@ -201,7 +202,17 @@ def test_a_life_of_every_agent(stage, agent):
         gone(process)
     stage.runner.ended(session)
     if agent in FLAVORS and profile["can"]:
+        if agent == "cursor":
+            keeps_its_chat(stage, session)
         remembers(stage, session)
+
+
+def keeps_its_chat(stage: Stage, session: str) -> None:
+    """What the real program leaves on disk: the hub resumes a chat of Cursor's only where it is."""
+    native = stage.web.session(session)["metadata"]["cursorSessionId"]
+    database = Path(stage.runner.environment["HOME"]) / ".cursor/acp-sessions" / native / "store.db"
+    database.parent.mkdir(parents=True)
+    database.write_text("")
 
 
 def answers_permissions(stage: Stage, session: str, profile: dict[str, Any]) -> None:

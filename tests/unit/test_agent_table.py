@@ -228,8 +228,6 @@ def test_availability_of_exactly_the_ten_flavors(configured, programs, monkeypat
         ("codex", {"settings": {"serviceTier": "fast"}, "args": ["-x"]}, ["-c", "service_tier=fast", "-x"]),
         ("codex", {"settings": {"serviceTier": "standard", "collaborationMode": "plan"}}, []),
         ("kimi", {"settings": {"serviceTier": "standard", "copilotAgentMode": "interactive"}}, []),
-        ("claude", {"effort": "default"}, []),
-        ("grok", {"effort": "default"}, []),
         ("pi", {"yolo": True}, []),
         ("demo", {"args": ["--", "a b"]}, ["--", "a b"]),
     ],
