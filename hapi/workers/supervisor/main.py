@@ -152,13 +152,13 @@ class Supervisor:
         answer: Any = wire.Accepted()
         match body:
             case wire.UserMessage():
-                session.receive(body)
+                session.mailbox.receive(body)
             case wire.SendText():
-                session.say(body)
+                session.mailbox.say(body)
             case wire.RetryMessage():
-                session.retry(body.message)
+                session.mailbox.retry(body.message)
             case wire.CancelMessage():
-                answer = session.take_back(body)
+                answer = session.mailbox.take_back(body)
             case wire.AnswerPermission():
                 session.answer(body)
             case wire.Delivered():

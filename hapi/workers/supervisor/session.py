@@ -1,4 +1,4 @@
-"""One session: its phase, its queue of messages, its agent. The heart of a supervisor.
+"""One session: its phase, its turns, its agent. The heart of a supervisor.
 
 Order of every step that matters: on disk first, then to the agent or to the hub (docs/architecture.md).
 """
@@ -15,10 +15,9 @@ import msgspec
 
 from hapi import wire
 from hapi.clock import monotonic, now_ms
-from hapi.closing import cut_turn, quote
+from hapi.closing import cut_turn
 from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
-from hapi.ids import new_session_id
 from hapi.journal import Journal
 from hapi.lifecycle import BUSY, EndReason, Lifecycle, Phase
 from hapi.store import SessionDirectory
@@ -28,6 +27,7 @@ from hapi.workers.supervisor.acp_events import Said, Turn
 from hapi.workers.supervisor.acp_tools import Picture
 from hapi.workers.supervisor.agent_process import KILL, LADDER_S, AgentProcess, Exit
 from hapi.workers.supervisor.asking import Asking
+from hapi.workers.supervisor.mailbox import Mailbox
 from hapi.workers.supervisor.memory import MemoryWatch
 from hapi.workers.supervisor.pictures import Pictures
 from hapi.workers.supervisor.publisher import Publisher
@@ -63,7 +63,7 @@ class Session:
         self._directory = directory
         self._journal = journal
         self._publisher = Publisher(link, journal, self.snapshot)
-        self._queued = asyncio.Event()
+        self.mailbox = Mailbox(journal, self._emit)
         self._turn_over = asyncio.Event()
         self._turn_over.set()
         self._pictures = Pictures(directory.path, self._emit)
@@ -82,8 +82,6 @@ class Session:
         self._started.route(self.on_update, self._ask)
         self._configuration.listen(self._configured, lambda: self.lifecycle.phase in BUSY)
         self._count_unknown("The session was continued; the turn that ran before was cut.")
-        if self._journal.state.queue:
-            self._queued.set()
         for note in self._started.notes:
             self._emit(wire.Note(note))
         self._move(Phase.IDLE)
@@ -148,7 +146,7 @@ class Session:
         crash_point("supervisor.stop.gone")
         result = wire.SessionStopped("stopped", self.info.session_id, rung)
         self._count_unknown("The session was stopped; the turn that ran was cut.")
-        self._give_back_queue()
+        self.mailbox.give_back()
         self._end(reason, why, stopped=result)
         return result
 
@@ -157,7 +155,7 @@ class Session:
         await self._agent.tree_ended()
         if self._stopping is None:
             self._count_unknown("The session was stopped; the turn that ran was cut.")
-            self._give_back_queue()
+            self.mailbox.give_back()
             self._end(reason, why)
 
     async def release(self) -> None:
@@ -177,17 +175,6 @@ class Session:
         rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
         status: Literal["stopped", "still_alive"] = "still_alive" if survivors else "stopped"
         return wire.SessionStopped(status, self.info.session_id, rung, survivors)
-
-    def _give_back_queue(self) -> None:
-        """A person ended the session: what still waits for the agent will not run, and is said."""
-        waiting = list(self._journal.state.queue.values())
-        for message in waiting:
-            try:
-                self._journal.removed(message.id)
-            except OSError as error:
-                logger.error("cannot journal: %s", error)  # noqa: TRY400
-                return
-            self._emit(wire.Note(f"This message was not given to the agent: {quote(message.text)}", is_error=True))
 
     def _count_unknown(self, why: str) -> None:
         """The turn that is open on record will not go on: say so, and whether the agent has its message is unknown."""
@@ -241,47 +228,7 @@ class Session:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._driver.close()
 
-    # ------------------------------------------------------------------------------------------------- messages
-
-    def receive(self, message: wire.UserMessage) -> None:
-        """Put a person's message on disk and in the queue; one we know already changes nothing. Raises OSError."""
-        if self._journal.received(message):
-            crash_point("supervisor.in.journalled")
-            self._queued.set()
-        elif message.local_id and self._with_agent(message.id):
-            self._emit(wire.Consumed([message.local_id]))  # the hub asks again: it missed the first answer
-
-    def _with_agent(self, message_id: str) -> bool:
-        """Whether that message is known to have reached the agent."""
-        in_flight = self._journal.state.in_flight
-        taken = self._journal.state.fates.get(message_id) == "taken"
-        return taken and (in_flight is None or in_flight.id != message_id)
-
-    def retry(self, message: wire.UserMessage) -> None:
-        """Queue a message again that the user chose to retry; asked again, it is queued once. Raises OSError."""
-        if self._journal.state.fates.get(message.id) in {None, "removed"}:
-            self._journal.requeue(message)
-            self._queued.set()
-        elif message.local_id and self._with_agent(message.id):
-            self._emit(wire.Consumed([message.local_id]))
-
-    def say(self, said: wire.SendText) -> None:
-        """A person on this machine says something: the hub is shown it, the agent gets it; once. Raises OSError."""
-        message = wire.UserMessage(id=said.id or new_session_id(), text=said.text, created_at=now_ms())
-        if self._journal.received(message):
-            self._emit(wire.UserText(said.text))
-            self._queued.set()
-
-    def take_back(self, message: wire.CancelMessage) -> wire.MessageFate:
-        """Whether a queued message can still be taken back; does so if it can. Raises OSError."""
-        if self._journal.removed(message.id):
-            return wire.MessageFate("removed")
-        if self._with_agent(message.id):
-            return wire.MessageFate("consumed")
-        if self._journal.state.fates.get(message.id) == "taken":
-            return wire.MessageFate("in_flight")
-        self._journal.refuse(message.id)  # it may still be on its way to us
-        return wire.MessageFate("removed")
+    # ------------------------------------------------------------------------------------------------- its turns
 
     async def abort(self) -> None:
         """Cancel the running turn; the queue stays. Nothing happens between turns."""
@@ -307,14 +254,13 @@ class Session:
 
     async def _serve_queue(self) -> None:
         while True:
-            await self._queued.wait()
-            self._queued.clear()
-            while self._journal.state.queue and self._stopping is None and self._agent.exit is None:
+            await self.mailbox.arrived.wait()
+            self.mailbox.arrived.clear()
+            while (message := self.mailbox.first) and self._stopping is None and self._agent.exit is None:
                 if self._configuration.unsettled:
                     for words in await self._configuration.settle():
                         self._emit(wire.Note(words, is_error=True))
                     continue  # it took its time: the session may be stopping
-                message = next(iter(self._journal.state.queue.values()))
                 if await self._take(message):
                     await self._run_turn(message)
 
@@ -358,13 +304,12 @@ class Session:
                 return
         if self.lifecycle.phase not in BUSY:
             return  # stopped meanwhile
-        more = bool(self._journal.state.queue)
+        more = self.mailbox.first is not None
         self._emit(wire.TurnEnded(stop_reason, more))
         self._move(Phase.IDLE)
 
     def _consumed(self, message: wire.UserMessage) -> None:
-        """The agent's pipe has the message; on record even when the hub has no name for it."""
-        self._emit(wire.Consumed([message.local_id] if message.local_id else []))
+        self.mailbox.consumed(message)
         crash_point("supervisor.in.consumed")
 
     async def _blocks(self, message: wire.UserMessage) -> list[dict[str, Any]]:
