@@ -14,7 +14,7 @@ def test_allow_and_deny(app: App) -> None:
     """The buttons of a claude session."""
     app.start()
     app.say("/ask Bash ls")
-    expect(app.button("Allow For Session")).to_be_visible()
+    expect(app.button("Allow For Session")).to_be_enabled()
     app.shot("permission-claude-asked")
     app.button("Allow").click()
     app.sees("Permission: allow_once")
