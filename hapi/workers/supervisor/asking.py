@@ -126,7 +126,8 @@ class Asking:
                 one.waiting.set_result(one.cancelled)
 
     async def _ask_choice(self, call_id: str, title: str, options: list[dict[str, Any]]) -> dict[str, Any]:
-        request = self._request(call_id, questions.TOOL, questions.of_options(title, options))
+        # the web draws a request with a tool call's id as that tool: a question needs an id of its own
+        request = self._request(f"question-{call_id}", questions.TOOL, questions.of_options(title, options))
 
         def reply(answer: AnswerPermission, decision: Decision) -> dict[str, Any]:
             if decision not in _APPROVED:

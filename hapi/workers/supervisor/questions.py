@@ -65,6 +65,8 @@ def of_form(params: Json) -> Json:
         }
         for key, field in _fields(params)
     ]
+    if asked and message and all(one["question"] != message for one in asked):
+        asked[0]["question"] = f"{message}\n\n{asked[0]['question']}"  # the web has no other place for it
     if not asked:
         asked = [{"question": message, "header": message[:_HEADER_LIMIT], "options": [], "multiSelect": False}]
     return {**_questions(asked), **({"message": message} if message else {})}

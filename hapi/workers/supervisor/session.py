@@ -235,6 +235,7 @@ class Session:
         self.asking.cancel_all("User aborted")
         if self.lifecycle.phase in BUSY:
             await self._cancel()
+            self._show(self._turn.flush())
             self._emit(wire.Note("Session aborted"))
 
     async def _cancel(self) -> None:
