@@ -27,6 +27,11 @@ def test_a_form_becomes_questions():
     assert [q["multiSelect"] for q in asked] == [False, True, False, False, False]
 
 
+def test_the_words_of_a_form_stand_before_its_first_question_when_no_question_says_them():
+    form = {**FORM, "requestedSchema": {"properties": {"count": SCHEMA["properties"]["count"]}}}
+    assert [q["question"] for q in questions.of_form(form)["questions"]] == ["Tell me.\n\nHow many?"]
+
+
 @pytest.mark.parametrize(
     ("answers", "filled"),
     [
