@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,24 +12,19 @@ from typing import Any
 import pytest
 
 from hapi import procs
-from tests.conftest import skip_or_fail
 from tests.support.git import git
-from tests.support.hub import OfficialHub, WebError, find_hub
-from tests.support.runner import Runner, gone, identity
+from tests.support.hub import OfficialHub, WebError
+from tests.support.runner import gone, identity
 from tests.support.wait import until
-from tests.support.web_stage import SOON, Stage, end_all
+from tests.support.web_stage import SOON, Stage, end_all, on_stage
 
 pytestmark = pytest.mark.hub
 
 
 @pytest.fixture(scope="module")
 def theatre(shared_hub: OfficialHub) -> Iterator[Stage]:
-    if find_hub() is None:
-        skip_or_fail("hub", "the official hub is not installed: make setup")
-    path = Path(tempfile.mkdtemp(prefix="hapi-t-", dir="/tmp"))
-    with Runner(path / "h") as home:
-        yield Stage(shared_hub, home, "life")
-    shutil.rmtree(path, ignore_errors=True)
+    with on_stage(shared_hub, "life") as found:
+        yield found
 
 
 @pytest.fixture

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from hapi import procs
-from tests.conftest import skip_or_fail
-from tests.support.hub import OfficialHub, WebClient, WebError, find_hub
+from tests.support.hub import OfficialHub, WebClient, WebError
 from tests.support.manager import ServiceManager
 from tests.support.runner import Runner, gone, identity
 from tests.support.wait import until
-from tests.support.web_stage import SOON, Stage, end_all
+from tests.support.web_stage import SOON, Stage, end_all, on_stage
 
 pytestmark = pytest.mark.hub
 
 
 @pytest.fixture(scope="module")
 def theatre(shared_hub: OfficialHub) -> Iterator[Stage]:
-    if find_hub() is None:
-        skip_or_fail("hub", "the official hub is not installed: make setup")
-    path = Path(tempfile.mkdtemp(prefix="hapi-t-", dir="/tmp"))
-    with Runner(path / "h") as home:
-        yield Stage(shared_hub, home, "machine")
-    shutil.rmtree(path, ignore_errors=True)
+    with on_stage(shared_hub, "machine") as found:
+        yield found
 
 
 @pytest.fixture

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.support.hub import OfficialHub, WebClient
@@ -113,6 +117,15 @@ class Down:
     def __exit__(self, *_: object) -> None:
         self._stage.home.start("--workspace-root", str(self._stage.root))
         until(lambda: self._stage.home.status()["hub"]["online"], SOON, "online again")
+
+
+@contextmanager
+def on_stage(hub: OfficialHub, namespace: str) -> Iterator[Stage]:
+    """A stage in a place of its own; all that runs there ends with it."""
+    path = Path(tempfile.mkdtemp(prefix="hapi-t-", dir="/tmp"))
+    with Runner(path / "h") as home:
+        yield Stage(hub, home, namespace)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def end_all(stage: Stage) -> None:
