@@ -31,6 +31,13 @@ def grants_all(mode: str | None) -> bool:
     return mode in _APPROVE_ALL
 
 
+def grants_no_more(mode: str | None, than: str | None) -> bool:
+    """Whether `mode` lets pass nothing for which `than` would have asked."""
+    if than in _APPROVE_ALL:
+        return True
+    return mode not in _APPROVE_ALL and _granted(mode) <= _granted(than)
+
+
 def automatic(
     mode: str | None,
     kind: str | None,
@@ -49,7 +56,7 @@ def automatic(
         return "denied"
     if allowed_before:
         return "approved_for_session"
-    granted = mode == "safe-yolo" or harmless(tool, kind) or kind in _GRANTED.get(mode or "", ())
+    granted = mode == "safe-yolo" or harmless(tool, kind) or kind in _granted(mode)
     return "approved" if granted else None
 
 
@@ -59,6 +66,10 @@ def harmless(tool: str, kind: str | None) -> bool:
     A title is the agent's word: what says that it executes or writes is not believed to be one of these.
     """
     return kind not in _ACTING_KINDS and tool.strip().lower().rpartition("__")[2] in _HARMLESS
+
+
+def _granted(mode: str | None) -> frozenset[str]:
+    return _GRANTED.get(mode or "", frozenset())
 
 
 def choose(options: list[dict[str, Any]], decision: Decision) -> str | None:

@@ -265,7 +265,8 @@ def continued(
         order = msgspec.structs.replace(order, args=first.args, yolo=first.yolo, umask=first.umask)
     info.model = order.model or previous.model
     info.effort = order.effort or previous.effort
-    info.permission_mode = order.permission_mode or previous.permission_mode
+    kept = previous.permission_mode if previous.granted_mode is None else previous.granted_mode or None
+    info.permission_mode = order.permission_mode or kept
     return msgspec.structs.replace(
         order,
         resume=order.resume or previous.native_id,
