@@ -351,7 +351,7 @@ def test_whatever_an_agent_says(said, answer):
 HUGE_NUMBER = 2**64
 
 
-@pytest.mark.parametrize("number", [HUGE_NUMBER, -(2**63) - 1, int("9" * 4_000)])
+@pytest.mark.parametrize("number", [HUGE_NUMBER, -(2**63) - 1, int("9" * 4_000)], ids=["over", "under", "long"])
 @pytest.mark.parametrize("where", ["rawInput", "rawOutput"])
 def test_a_number_that_messagepack_has_no_room_for(where, number):
     """In a permission request it kept every later state of the session from the hub."""

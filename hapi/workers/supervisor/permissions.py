@@ -48,15 +48,14 @@ def automatic(
 ) -> Decision | None:
     """The answer that the permission mode gives by itself; None when a person must be asked.
 
-    `plan_denies`: in plan mode it is on us to keep the agent from writing.
+    `allowed_before`: a person allowed it for the session; to the agent that is one more yes, for its own "always" might
+    be wider. `plan_denies`: in plan mode it is on us to keep the agent from writing.
     """
     if mode in _FOR_SESSION:
         return "approved_for_session"
     if mode == "plan" and plan_denies and kind not in _READING_KINDS and not harmless(tool, kind):
         return "denied"
-    if allowed_before:
-        return "approved_for_session"
-    granted = mode == "safe-yolo" or harmless(tool, kind) or kind in _granted(mode)
+    granted = allowed_before or mode == "safe-yolo" or harmless(tool, kind) or kind in _granted(mode)
     return "approved" if granted else None
 
 
