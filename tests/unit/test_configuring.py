@@ -344,3 +344,12 @@ async def test_whoever_answers_questions_hears_of_a_mode_that_there_is_not():
     before = case.changes
     await case.refused(permissionMode="safe-yolo")
     assert case.changes == before + 1
+
+
+@pytest.mark.parametrize("value", ["standard", None])
+async def test_what_only_the_command_line_could_say_is_not_taken_back_in_words(value):
+    """The web showed the standard tier while the agent went on with the fast one."""
+    case = await Case("codex", Driver(), config={"serviceTier": "fast"}).begin()
+    assert (case.notes, case.info.config) == ([], {"serviceTier": "fast"})
+    assert "offers no service tier to change" in (await case.refused(serviceTier=value)).message
+    assert case.info.config == {"serviceTier": "fast"}

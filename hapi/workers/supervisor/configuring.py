@@ -221,7 +221,9 @@ class Configuration:
             case "effort":
                 done = await driver.set_option((self._entry.effort_option,), value, patience_s)
             case _:
-                done = await driver.set_option(_OPTIONS[key], value, patience_s) or value == NEUTRAL[key]
+                started_with = self._get(key) in self._entry.flags.settings.get(key, {})  # no more to be taken back
+                usual = value == NEUTRAL[key] and not started_with
+                done = await driver.set_option(_OPTIONS[key], value, patience_s) or usual
         if not done:
             raise _bad(f"{name} offers no {_WORDS.get(key, key)} to change; {value} was ignored.")
         self._put(key, value)
