@@ -1,5 +1,7 @@
 """What is in force in a session: judged, set, deferred, and taken over from the agent."""
 
+import copy
+
 import pytest
 
 from hapi import wire
@@ -300,11 +302,20 @@ async def test_a_mode_of_the_agents_own_choice_grants_nothing(chosen, native, al
     case = await Case("claude", Driver(modes=MODES), permission_mode=chosen).begin()
     goes_to(case, native)
     assert (case.info.permission_mode, case.configuration.allowing) == (native, allowing)
-    again = wire.SessionInfo(**{field: getattr(case.info, field) for field in case.info.__struct_fields__})
-    order = continued(
-        wire.Spawn(session_id="s", directory="/", agent="claude", started_by="runner"), again, case.info, None
-    )
-    assert order.permission_mode == allowing
+    for asked in (None, native):  # the hub repeats in a reopen what it was shown
+        assert reopened(case.info, asked).permission_mode == allowing
+    assert reopened(case.info, "plan").permission_mode == "plan"
+
+
+def reopened(previous, asked):
+    order = wire.Spawn(session_id="s", directory="/", agent="claude", started_by="runner", permission_mode=asked)
+    return continued(order, copy.copy(previous), previous, None)
+
+
+def test_where_nobody_chose_a_mode_the_agent_has_its_own_again():
+    case = Case("demo", Driver())
+    case.info.permission_mode, case.info.granted_mode = "bypassPermissions", ""
+    assert reopened(case.info, "bypassPermissions").permission_mode is None
 
 
 async def test_back_in_the_mode_that_was_chosen_all_is_as_it_was():
