@@ -63,7 +63,8 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     `reason` is one of lifecycle.EndReason, or a word that a newer build invented. `unknown_messages`: how many messages
     may or may not have reached the agent; `events_lost`: how many words for the hub found no room on disk.
     `config`: further options in force, by the hub's names (`serviceTier`, …); `defaults`: the `model` and `effort` that
-    the agent began with.
+    the agent began with. `granted_mode`: the mode to continue the session with where the agent has gone by itself to
+    `permission_mode`, which grants more than what a person chose; "" where nobody chose any.
     """
 
     session_id: str
@@ -92,6 +93,7 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     events_lost: int = 0
     config: dict[str, str] = {}
     defaults: dict[str, str] = {}
+    granted_mode: str | None = None
 
 
 class PermissionRequest(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -14,6 +14,9 @@ from hapi.wire import Choice
 
 MODEL, EFFORT, MODE = "model", "thought_level", "mode"
 MAX_CHOICES = 500
+MAX_OPTIONS = 100
+MAX_ID = 1_000  # characters: what is named longer is not offered
+_NAME_LIMIT, _WORDS_LIMIT = 300, 1_000
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -76,7 +79,7 @@ class Offers:
         """The agent's whole list of options, new."""
         if not isinstance(raw, list):
             return
-        options = [_option(item) for item in raw if isinstance(item, dict)]
+        options = [_option(item) for item in raw[:MAX_OPTIONS] if isinstance(item, dict)]
         self.options = [option for option in options if option is not None]
         for name in (MODEL, MODE):
             option = self.find(name)
@@ -113,13 +116,14 @@ def _option(raw: dict[str, Any]) -> Option | None:
 def _choices(found: Any, key: str) -> list[Choice]:
     """A list of choices, or of groups of them under `options`."""
     result: list[Choice] = []
-    for item in found if isinstance(found, list) else ():
+    for item in found[:MAX_CHOICES] if isinstance(found, list) else ():
         if not isinstance(item, dict):
             continue
         if isinstance(item.get("options"), list) and not item.get(key):
             result += _choices(item["options"], key)
         elif _text(item.get(key)):
-            result.append(Choice(item[key], _text(item.get("name")) or item[key], _text(item.get("description"))))
+            name, words = (_cut(item.get("name"), _NAME_LIMIT), _cut(item.get("description"), _WORDS_LIMIT))
+            result.append(Choice(item[key], name or item[key], words))
     return result[:MAX_CHOICES]
 
 
@@ -128,4 +132,8 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID else None
+
+
+def _cut(value: Any, limit: int) -> str | None:
+    return value[:limit] if isinstance(value, str) and value else None

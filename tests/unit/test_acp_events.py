@@ -346,3 +346,47 @@ def test_whatever_an_agent_says(said, answer):
         encode(event)
     calls = {event.call_id for event in events if isinstance(event, ToolCall)}
     assert {event.call_id for event in events if isinstance(event, ToolResult)} == calls
+
+
+HUGE_NUMBER = 2**64
+
+
+@pytest.mark.parametrize("number", [HUGE_NUMBER, -(2**63) - 1, int("9" * 4_000)], ids=["over", "under", "long"])
+@pytest.mark.parametrize("where", ["rawInput", "rawOutput"])
+def test_a_number_that_messagepack_has_no_room_for(where, number):
+    """In a permission request it kept every later state of the session from the hub."""
+    events = played(tool(title="t", status="completed", **{where: {"n": [number]}}))
+    assert any(str(number) in encode(event).decode(errors="replace") for event in events)
+
+
+@pytest.mark.parametrize("number", [HUGE_NUMBER, -1, True, 1.5])
+def test_a_count_that_is_none(number):
+    """One of more than 64 bits ended the session at the end of its turn."""
+    turn = Turn()
+    turn.update({"sessionUpdate": "usage_update", "used": number, "size": 5})
+    (event,) = turn.spent({"usage": {"inputTokens": number, "outputTokens": 3}}, "m")
+    assert (event.input_tokens, event.output_tokens, event.context_tokens) == (0, 3, None)
+
+
+@pytest.mark.parametrize("end", ["error", "opened"])
+def test_what_a_prompt_without_an_answer_has_cost_is_not_the_next_ones(end):
+    turn = Turn()
+    turn.update(text("a") | {"_meta": {"usage": {"inputTokens": 5}}})
+    turn.finish(end)
+    assert turn.spent({}, "m") == []
+
+
+def test_names_plans_and_commands_are_bounded():
+    long = "x" * 9_000_000
+    turn = Turn()
+    turn.update(
+        {
+            "sessionUpdate": "available_commands_update",
+            "availableCommands": [{"name": long}, {"name": "a", "description": long}] * 900,
+        }
+    )
+    assert 0 < len(turn.commands) <= 500
+    assert len(encode(turn.commands)) < 1_000_000
+    (plan,) = turn.update({"sessionUpdate": "plan", "entries": [{"content": long}] * 900})
+    (call,) = turn.update(tool(title=long))
+    assert max(len(encode(plan)), len(encode(call))) < 1_000_000

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from hapi.errors import ErrorCode, HapiError
-from hapi.wire import AnswerPermission
+from hapi.wire import AnswerPermission, encode
 from hapi.workers.supervisor import asking as module
 from hapi.workers.supervisor.acp_events import Turn
-from hapi.workers.supervisor.asking import OUTCOMES_KEPT, Asking
+from hapi.workers.supervisor.asking import MAX_OPEN, OUTCOMES_KEPT, Asking
 
 OPTIONS = [{"optionId": kind, "kind": kind} for kind in ("allow_once", "allow_always", "reject_once")]
 
@@ -100,7 +100,7 @@ async def test_allowed_for_the_session_is_not_asked_again(desk):
     task = await desk.ask("1")
     desk.asking.answer(answer("1", decision="approved_for_session"))
     await task
-    assert await said(await desk.ask("2")) == "allow_always"
+    assert await said(await desk.ask("2")) == "allow_once"
     other = await desk.ask("3", title="Edit")
     assert not other.done()
 
@@ -191,6 +191,9 @@ async def test_a_question_that_the_agent_took_back(desk, settle):
         {"toolCall": 5, "options": [5, None, {}]},
         {"toolCall": {"toolCallId": 5, "kind": []}, "options": []},
         {"options": {"a": 1}},
+        {"options": 5},
+        {"options": "abc", "toolCall": {"toolCallId": "x" * 9_000_000}},
+        {"options": [{"optionId": 5, "kind": ["allow_once"]}]},
     ],
 )
 async def test_questions_that_make_no_sense(desk, params):
@@ -199,6 +202,7 @@ async def test_questions_that_make_no_sense(desk, params):
     desk.tasks.append(task)
     await asyncio.sleep(0)
     (request,) = desk.asking.open
+    assert len(request.request_id) <= 1_000
     desk.asking.answer(answer(request.request_id))
     assert await said(task) == "cancelled"
 
@@ -236,7 +240,7 @@ async def test_one_command_is_allowed_and_no_other(desk):
     task = await desk.ask("1", kind="execute", rawInput={"command": "git status"})
     desk.asking.answer(answer("1", allow_tools=["Bash(git status)"]))
     assert await said(task) == "allow_once"
-    assert await said(await desk.ask("2", rawInput={"command": "git status"})) == "allow_always"
+    assert await said(await desk.ask("2", rawInput={"command": "git status"})) == "allow_once"
     other = await desk.ask("3", rawInput={"command": "git push"})
     assert not other.done()
 
@@ -257,3 +261,63 @@ async def test_a_choice_waits_for_an_answer_that_is_one(desk):
     desk.asking.answer(answer(request.request_id, answers={"0": ["Second"]}))
     assert await said(task) == "b"
     assert desk.asking.outcomes[-1].answers == {"0": ["Second"]}
+
+
+FORM = {"message": "What?", "requestedSchema": {"properties": {"n": {"type": "number"}}}}
+PLAN = {
+    "toolCall": {"toolCallId": "plan", "kind": "switch_mode", "rawInput": {"plan": "Dig."}},
+    "options": PLAN_OPTIONS,
+}
+CHOICE = {"toolCall": {"toolCallId": "choice", "title": "Which?"}, "options": CHOICES}
+
+
+@pytest.mark.parametrize("params", [FORM, PLAN, CHOICE], ids=["form", "plan", "choice"])
+@pytest.mark.parametrize("mode", ["yolo", "safe-yolo", "bypassPermissions"])
+async def test_a_change_of_mode_answers_permissions_and_nothing_that_is_to_be_read(desk, params, mode):
+    desk.asking.mode = "plan"
+    task = asyncio.ensure_future(desk.asking.ask(params, desk.turn))
+    desk.tasks.append(task)
+    permission = await desk.ask("permission", kind="execute")
+    desk.asking.set_mode(mode, plan_denies=False)
+    assert (await said(permission)).startswith("allow")
+    assert not task.done()
+    (request,) = desk.asking.open
+    assert request.request_id != "permission"
+
+
+async def test_a_mode_that_changes_while_a_person_answers_answers_once(desk):
+    task = await desk.ask(kind="execute")
+    desk.asking.set_mode("yolo", plan_denies=False)
+    with pytest.raises(HapiError):
+        desk.asking.answer(answer(approved=False))
+    assert (await said(task), len(desk.asking.outcomes)) == ("allow_always", 1)
+
+
+async def test_an_agent_that_never_stops_asking(desk):
+    tasks = [await desk.ask(str(number), kind="execute") for number in range(MAX_OPEN + 5)]
+    assert [await said(task) for task in tasks[MAX_OPEN:]] == ["cancelled"] * 5
+    assert len(desk.asking.open) == MAX_OPEN
+    desk.asking.answer(answer("0"))
+    assert not (await desk.ask("again")).done()
+
+
+async def test_what_runs_a_command_is_not_harmless_by_its_name(desk):
+    thought = await desk.ask("1", title="think", rawInput={"thought": "hm"})
+    assert await said(thought) == "allow_once"
+    assert not (await desk.ask("2", title="think", rawInput={"command": "rm -r /"})).done()
+
+
+async def test_megabytes_of_choices_fit_on_the_bus(desk):
+    options = [{"optionId": str(number), "name": "x" * 900_000} for number in range(50)]
+    task = asyncio.ensure_future(desk.asking.ask({"toolCall": {"title": "y"}, "options": options}, desk.turn))
+    desk.tasks.append(task)
+    await asyncio.sleep(0)
+    (request,) = desk.asking.open
+    assert len(encode(request)) < 1_000_000
+
+
+async def test_a_command_that_looks_like_a_rule_allows_itself_only(desk):
+    await desk.ask("1", rawInput={"command": "bash:*"})
+    desk.asking.answer(answer("1", allow_tools=["Bash(bash:*)"]))
+    assert await said(await desk.ask("2", rawInput={"command": "bash:*"})) == "allow_once"
+    assert not (await desk.ask("3", rawInput={"command": "bash -c x"})).done()

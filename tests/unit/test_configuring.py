@@ -1,5 +1,7 @@
 """What is in force in a session: judged, set, deferred, and taken over from the agent."""
 
+import copy
+
 import pytest
 
 from hapi import wire
@@ -8,6 +10,7 @@ from hapi.agents.offers import Offers
 from hapi.errors import ErrorCode, HapiError
 from hapi.lifecycle import Phase
 from hapi.workers.supervisor.configuring import Configuration
+from hapi.workers.supervisor.start import continued
 
 
 class Driver:
@@ -274,3 +277,90 @@ async def test_a_model_without_levels_has_no_effort():
     case.driver.offers.take_options([{"id": "model", "currentValue": "b", "options": [{"value": "b"}]}])
     case.configuration.heard()
     assert (case.info.model, case.info.effort) == ("b", None)
+
+
+MODES = ("default", "plan", "acceptEdits", "bypassPermissions")
+
+
+def goes_to(case, native):
+    case.driver.offers.take_update({"sessionUpdate": "current_mode_update", "currentModeId": native})
+    case.configuration.heard()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "native", "allowing"),
+    [
+        ("default", "bypassPermissions", "default"),
+        ("default", "acceptEdits", "default"),
+        ("acceptEdits", "plan", "plan"),
+        ("bypassPermissions", "default", "default"),
+        (None, "acceptEdits", "default"),
+    ],
+)
+async def test_a_mode_of_the_agents_own_choice_grants_nothing(chosen, native, allowing):
+    """`acceptEdits` did; and a session that went on after a reboot had what the agent had gone to as a person's choice."""
+    case = await Case("claude", Driver(modes=MODES), permission_mode=chosen).begin()
+    goes_to(case, native)
+    assert (case.info.permission_mode, case.configuration.allowing) == (native, allowing)
+    for asked in (None, native):  # the hub repeats in a reopen what it was shown
+        assert reopened(case.info, asked).permission_mode == allowing
+    assert reopened(case.info, "plan").permission_mode == "plan"
+
+
+def reopened(previous, asked):
+    order = wire.Spawn(session_id="s", directory="/", agent="claude", started_by="runner", permission_mode=asked)
+    return continued(order, copy.copy(previous), previous, None)
+
+
+def test_where_nobody_chose_a_mode_the_agent_has_its_own_again():
+    case = Case("demo", Driver())
+    case.info.permission_mode, case.info.granted_mode = "bypassPermissions", ""
+    assert reopened(case.info, "bypassPermissions").permission_mode is None
+
+
+async def test_back_in_the_mode_that_was_chosen_all_is_as_it_was():
+    case = await Case("claude", Driver(modes=MODES), permission_mode="bypassPermissions").begin()
+    goes_to(case, "plan")
+    goes_to(case, "bypassPermissions")
+    assert (case.configuration.allowing, case.info.granted_mode) == ("bypassPermissions", None)
+
+
+async def test_what_cannot_be_set_in_the_end_does_not_grant_what_the_agent_took():
+    case = await Case("claude", Driver(modes=MODES), permission_mode="default").begin()
+    goes_to(case, "bypassPermissions")
+    case.busy, case.driver.refuses = True, ErrorCode.AGENT_FAILED
+    await case.apply(permissionMode="plan")
+    case.busy = False
+    assert len(await case.configuration.settle()) == 1
+    assert case.configuration.allowing == "default"
+
+
+async def test_a_change_that_waits_outlives_one_that_is_refused():
+    """It was dropped, and shown as if it were in force."""
+    case = await Case("cursor", Driver(**CURSOR | {"models": ("auto", "gpt", "opus")})).begin()
+    case.busy, case.driver.refuses = True, ErrorCode.AGENT_FAILED
+    await case.apply(model="gpt")
+    case.busy = False
+    await case.refused(model="opus")
+    assert case.info.model == "gpt"
+    case.driver.refuses = None
+    case.driver.calls.clear()
+    assert await case.configuration.settle() == []
+    assert case.driver.calls == [("model", "gpt")]
+
+
+async def test_whoever_answers_questions_hears_of_a_mode_that_there_is_not():
+    """The answer to a permission had put it in force for the questions, and there it stayed."""
+    case = await Case("claude", Driver(modes=MODES), permission_mode="default").begin()
+    before = case.changes
+    await case.refused(permissionMode="safe-yolo")
+    assert case.changes == before + 1
+
+
+@pytest.mark.parametrize("value", ["standard", None])
+async def test_what_only_the_command_line_could_say_is_not_taken_back_in_words(value):
+    """The web showed the standard tier while the agent went on with the fast one."""
+    case = await Case("codex", Driver(), config={"serviceTier": "fast"}).begin()
+    assert (case.notes, case.info.config) == ([], {"serviceTier": "fast"})
+    assert "offers no service tier to change" in (await case.refused(serviceTier=value)).message
+    assert case.info.config == {"serviceTier": "fast"}

@@ -47,6 +47,7 @@ INFO = wire.SessionInfo(
     events_lost=2,
     config={"serviceTier": "fast"},
     defaults={"model": "sonnet"},
+    granted_mode="default",
 )
 REQUEST = wire.PermissionRequest(
     request_id="call-1", tool="Bash", arguments={"command": "ls"}, created_at=AT, tool_call_id="call-1"

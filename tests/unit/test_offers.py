@@ -2,7 +2,7 @@
 
 import pytest
 
-from hapi.agents.offers import MAX_CHOICES, Offers, names
+from hapi.agents.offers import MAX_CHOICES, MAX_OPTIONS, Offers, names
 from hapi.wire import Choice
 
 
@@ -99,3 +99,13 @@ def test_nonsense_offers_nothing(answer):
 def test_long_lists_are_cut_for_people():
     choices = [Choice(str(number), "") for number in range(5)]
     assert (names(choices), names(choices, 2), names([])) == ("0, 1, 2, 3, 4", "0, 1, …", "")
+
+
+def test_megabytes_of_choices_are_cut():
+    """They made the session's state too large for the bus: the hub heard of no change any more."""
+    long = "x" * 100_000
+    choices = [{"value": "a", "name": long, "description": long}, {"value": long}] * 900
+    found = Offers({"configOptions": [{"id": "model", "currentValue": long, "options": choices}] * 900})
+    assert len(found.options) == MAX_OPTIONS
+    assert found.model is None
+    assert 0 < sum(len(choice.name) + len(choice.description) for choice in found.models()) < 1_000_000

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hapi.workers.supervisor.permissions import automatic, choose, grants_all, harmless, outcome
+from hapi.workers.supervisor.permissions import automatic, choose, grants_all, grants_no_more, harmless, outcome
 
 MODES = (None, "", "default", "read-only", "safe-yolo", "yolo", "acceptEdits", "bypassPermissions", "always-proceed",
          "plan", "ask", "YOLO", "from the future")  # fmt: skip
@@ -24,7 +24,7 @@ def expected(mode, kind):
 @pytest.mark.parametrize(("mode", "kind"), list(itertools.product(MODES, KINDS)))
 def test_every_mode_and_kind(mode, kind):
     assert automatic(mode, kind) == expected(mode, kind)
-    assert automatic(mode, kind, allowed_before=True) == "approved_for_session"
+    assert automatic(mode, kind, allowed_before=True) == (expected(mode, kind) or "approved")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -32,7 +32,7 @@ def test_plan_denies_what_writes_where_that_is_on_us(kind):
     wanted = None if kind in {"read", "search", "think", "fetch"} else "denied"
     assert automatic("plan", kind, plan_denies=True) == wanted
     allowed = automatic("plan", kind, allowed_before=True, plan_denies=True)
-    assert allowed == ("denied" if wanted else "approved_for_session")
+    assert allowed == (wanted or "approved")
     assert automatic("default", kind, plan_denies=True) is None
     assert automatic("yolo", kind, plan_denies=True) == "approved_for_session"
 
@@ -53,6 +53,12 @@ def test_a_name_that_only_looks_harmless_is_not(tool):
 
 def test_who_is_never_asked():
     assert [mode for mode in MODES if grants_all(mode)] == ["safe-yolo", "yolo", "bypassPermissions", "always-proceed"]
+
+
+@pytest.mark.parametrize(("mode", "than"), list(itertools.product(MODES, MODES)))
+def test_a_mode_grants_no_more_when_all_that_it_lets_pass_passed_before(mode, than):
+    more = [kind for kind in KINDS if expected(mode, kind) and not expected(than, kind)]
+    assert grants_no_more(mode, than) is not bool(more)
 
 
 def options(*kinds):

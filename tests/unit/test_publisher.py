@@ -34,6 +34,7 @@ class Stage:
         self.socket.bind(f"ipc://{folder}/bus.sock")
         self.journal = Journal(self.folder / "journal")
         self.snapshots = 0
+        self.requests = []
 
     async def open(self):
         hello = wire.Hello(name=NAME, process=procs.own_identity(), version="1")
@@ -48,7 +49,7 @@ class Stage:
 
     def _snapshot(self):
         self.snapshots += 1
-        return wire.Snapshot(info=INFO)
+        return wire.Snapshot(info=INFO, requests=self.requests)
 
     async def settled(self):
         for _ in range(5):
@@ -215,3 +216,21 @@ async def test_an_event_too_large_for_the_bus_does_not_block_the_rest(stage):
         if seen:
             stage.publisher.delivered(seen[-1])
     assert last in seen
+
+
+async def test_an_event_that_cannot_be_encoded_is_refused_as_one_that_the_disk_does_not_take(stage):
+    """It ended the task that serves the queue, and with it the session."""
+    with pytest.raises(OSError, match="cannot be encoded"):
+        stage.publisher.emit(wire.ToolCall("c", "x", {"n": 2**64}))
+    stage.emit(1, "after")
+
+
+async def test_a_state_too_large_for_the_bus_is_cut_until_it_fits(stage):
+    """It raised for ever, and the hub heard of no change."""
+    size = wire.MAX_BODY_BYTES // 2
+    stage.requests = [
+        wire.PermissionRequest(request_id=str(n), tool="t", arguments="x" * size, created_at=1) for n in range(3)
+    ]
+    stage.publisher.hub_is(up=True)
+    (found,) = [body for body in await stage.arrived() if isinstance(body, wire.Snapshot)]
+    assert [request.request_id for request in found.requests] == ["0", "1", "2"]

@@ -53,6 +53,16 @@ def test_answers_that_do_not_fill_it(answers):
         questions.content(FORM, answers)
 
 
+@pytest.mark.parametrize("kind", ["integer", "number"])
+@pytest.mark.parametrize("said", ["nan", "inf", "1e999", "9" * 30, "9" * 5_000, "many"])
+def test_numbers_that_no_message_holds(kind, said):
+    """The agent never got its answer, and its turn never ended."""
+    form = {"requestedSchema": {"properties": {"n": {"type": kind}}}}
+    assert questions.content(form, {"0": ["7"]}) == {"n": 7}
+    with pytest.raises(HapiError):
+        questions.content(form, {"0": [said]})
+
+
 @pytest.mark.parametrize(
     ("kinds", "choice"),
     [((), False), (("allow_once",), False), (("odd", "reject_once"), False), (("odd",), True), ((None, None), True)],

@@ -166,7 +166,7 @@ class AcpDriver:
             client_info=Implementation(name="hapi", version=hapi.__version__),
         )
         answer = await self._request(AGENT_METHODS["initialize"], _dump(request))
-        self._capabilities = answer.get("agentCapabilities") or {}
+        self._capabilities = _object(answer.get("agentCapabilities"))
         self.takes = _object(self._capabilities.get("promptCapabilities"))
         how = self._way_to_resume()
         if resume and how is not None:

@@ -21,6 +21,10 @@ TOTAL_LIMIT = 256_000
 TITLE_LIMIT = 200
 CLOSED_KEPT = 200
 UNKNOWN_KEPT = 100
+MAX_PLAN, PLAN_TEXT = 200, 2_000  # entries, and characters of one
+MAX_COMMANDS, COMMAND_NAME, COMMAND_TEXT = 500, 200, 1_000
+_COUNTABLE = 2**53  # what is above is a number for nobody's JSON
+_PACKABLE = range(-(2**63), 2**64)
 _PRIORITIES = {"high", "medium", "low"}
 _STATUSES = {"pending", "in_progress", "completed"}
 _FINAL = {"completed", "failed"}
@@ -97,7 +101,12 @@ class Turn:
         return events
 
     def finish(self, stop_reason: str) -> list[Said]:
-        """The prompt is answered: end blocks, and close tool calls that the agent left open."""
+        """The prompt is answered: end blocks, and close tool calls that the agent left open.
+
+        An answer that never came (`error`), or a history told again (`opened`), costs the next prompt nothing.
+        """
+        if stop_reason in {"error", "opened"}:
+            self._spent.clear()
         events = self.flush()
         words = "cancelled" if stop_reason == "cancelled" else "the agent did not report the end of this call"
         events += [ToolResult(call_id, words, is_error=True) for call_id in self._tools]
@@ -229,7 +238,7 @@ def usage(result: dict[str, Any], model: str | None) -> list[Usage]:
 
 def _tool_call(call_id: str, call: dict[str, Any]) -> ToolCall:
     status: Literal["pending", "in_progress"] = "in_progress" if call.get("status") == "in_progress" else "pending"
-    title, kind = _string(call.get("title")), _string(call.get("kind"))
+    title, kind = _clipped_texts(_string(call.get("title"))), _string(call.get("kind"))
     return ToolCall(call_id, acp_tools.name(call), clipped(acp_tools.arguments(call)), status, title, kind)
 
 
@@ -241,7 +250,7 @@ def _same(told: ToolCall, now: ToolCall, *, ended: bool) -> bool:
 def clipped(value: Any) -> Any:
     """Foreign JSON cut to a size that the bus, the journal and the hub take: long texts lose their middle.
 
-    The hub keeps 49,152 characters of a text at most (its protocol, §9); what is over TOTAL_LIMIT in all becomes text.
+    A whole number of more than 64 bits, which MessagePack has no room for, becomes text. The hub keeps 49,152 characters of a text at most (its protocol, §9); what is over TOTAL_LIMIT in all becomes text.
     """
     try:
         small = _clipped_texts(value)
@@ -258,7 +267,7 @@ def _clipped_texts(value: Any) -> Any:
         return {key: _clipped_texts(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_clipped_texts(item) for item in value]
-    return value
+    return str(value) if isinstance(value, int) and value not in _PACKABLE else value
 
 
 def _clipped_text(text: str) -> str:
@@ -272,17 +281,22 @@ def _plan(entries: Any) -> list[PlanEntry]:
     found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     return [
         PlanEntry(
-            str(entry.get("content") or ""),
+            str(entry.get("content") or "")[:PLAN_TEXT],
             entry["priority"] if _string(entry.get("priority")) in _PRIORITIES else "medium",
             entry["status"] if _string(entry.get("status")) in _STATUSES else "pending",
         )
-        for entry in found
+        for entry in found[:MAX_PLAN]
     ]
 
 
 def _commands(commands: Any) -> list[SlashCommand]:
     found = [item for item in commands if isinstance(item, dict)] if isinstance(commands, list) else []
-    return [SlashCommand(str(item["name"]), _string(item.get("description"))) for item in found if item.get("name")]
+    known = [(_string(item.get("name")), _string(item.get("description"))) for item in found[:MAX_COMMANDS]]
+    return [
+        SlashCommand(name, words and words[:COMMAND_TEXT])
+        for name, words in known
+        if name and len(name) <= COMMAND_NAME
+    ]
 
 
 def _present(update: dict[str, Any]) -> dict[str, Any]:
@@ -301,7 +315,7 @@ def _string(value: Any) -> str | None:
 
 def _number(source: dict[str, Any], *keys: str) -> int | None:
     for key in keys:
-        if isinstance(source.get(key), int):
-            number: int = source[key]
+        number = source.get(key)
+        if type(number) is int and 0 <= number <= _COUNTABLE:
             return number
     return None

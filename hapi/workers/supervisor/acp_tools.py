@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 PLAN_TOOL = "ExitPlanMode"
+NAME_LIMIT = 4_000
 LOOSE_IMAGE = "image"
 _TEXT, _LINK, _RESOURCE = "text", "resource_link", "resource"
 
@@ -21,7 +22,12 @@ class Picture(msgspec.Struct):
 
 
 def name(call: dict[str, Any]) -> str:
-    """The tool's name: one that the web draws a card for, where the call tells."""
+    """The tool's name: one that the web draws a card for, where the call tells. A cut one is longer than NAME_LIMIT."""
+    found = _name(call)
+    return found if len(found) <= NAME_LIMIT else f"{found[:NAME_LIMIT]}…"
+
+
+def _name(call: dict[str, Any]) -> str:
     given = _claude_name(call)
     if given:
         return given

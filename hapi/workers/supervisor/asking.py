@@ -14,11 +14,17 @@ from hapi.wire import AnswerPermission, PermissionOutcome, PermissionRequest
 from hapi.workers.supervisor import permissions, questions
 from hapi.workers.supervisor.acp_events import Turn, clipped
 from hapi.workers.supervisor.acp_tools import PLAN_TOOL
-from hapi.workers.supervisor.allowances import Allowances, names_command
+from hapi.workers.supervisor.allowances import Allowances, command_of, names_command
 from hapi.workers.supervisor.permissions import Decision
 
 OUTCOMES_KEPT = 30
+MAX_OPEN = 100
+_ID_LIMIT = 1_000
 _APPROVED = {"approved", "approved_for_session"}
+
+
+def _nothing() -> None:
+    """What no mode says."""
 
 
 class Settled(msgspec.Struct):
@@ -35,15 +41,16 @@ class _Open(msgspec.Struct):
     reply: Callable[[AnswerPermission, Decision], dict[str, Any]]
     cancelled: dict[str, Any]
     waiting: asyncio.Future[dict[str, Any]]
-    automatic: Callable[[], Decision | None] = lambda: None
-    """What the mode of the moment says; for permissions only."""
+    automatic: Callable[[], Decision | None]
+    """What the mode of the moment says; of permissions only, and not of a plan, which is there to be read."""
 
 
 class Asking:
     """Open requests and the last settled ones. `changed` is called after every change of either.
 
     A request is a permission (yes or no, by the kinds of its options), a choice among options of the agent's own, or a
-    form. Only permissions are ever answered by a mode or an earlier allowance.
+    form. Only permissions are ever answered by a mode or an earlier allowance. At most MAX_OPEN wait at a time; what
+    the agent asks beyond that is answered `cancelled`.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -60,12 +67,15 @@ class Asking:
 
     async def ask(self, params: dict[str, Any], turn: Turn) -> dict[str, Any]:
         """The ACP answer to an agent's request; waits for a person where the mode does not decide."""
+        if len(self._waiting) >= MAX_OPEN:
+            return questions.cancelled(params)
         if questions.is_form(params):
             return await self._ask_form(params)
         call = params.get("toolCall") if isinstance(params.get("toolCall"), dict) else {}
-        options = [option for option in params.get("options") or [] if isinstance(option, dict)]
+        listed = params.get("options")
+        options = [option for option in listed if isinstance(option, dict)] if isinstance(listed, list) else []
         name, arguments, kind = turn.describe(call or {})
-        call_id = str((call or {}).get("toolCallId") or f"request-{now_ms()}")
+        call_id = _call_id(call or {})
         if questions.is_choice(options):
             return await self._ask_choice(call_id, name, options)
         request = self._request(call_id, name, arguments)
@@ -84,7 +94,8 @@ class Asking:
             once = decision == "approved_for_session" and narrow  # the agent's own "always" would be wider
             return _outcome(options, "approved" if once else decision, answer.mode)
 
-        return await self._wait(request, reply, questions.cancelled(params), automatic)
+        later = automatic if name != PLAN_TOOL else _nothing
+        return await self._wait(request, reply, questions.cancelled(params), later)
 
     def set_mode(self, mode: str | None, *, plan_denies: bool) -> None:
         """From now on this mode decides, also on what is open: the requests that it approves are answered."""
@@ -127,7 +138,8 @@ class Asking:
 
     async def _ask_choice(self, call_id: str, title: str, options: list[dict[str, Any]]) -> dict[str, Any]:
         # the web draws a request with a tool call's id as that tool: a question needs an id of its own
-        request = self._request(f"question-{call_id}", questions.TOOL, questions.of_options(title, options))
+        asked = clipped(questions.of_options(title, options))
+        request = self._request(f"question-{call_id}", questions.TOOL, asked)
 
         def reply(answer: AnswerPermission, decision: Decision) -> dict[str, Any]:
             if decision not in _APPROVED:
@@ -139,8 +151,7 @@ class Asking:
     async def _ask_form(self, params: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(params.get("requestedSchema"), dict):
             return {"action": "decline"}  # a web page to open: nothing that the hub could show
-        call_id = str(params.get("toolCallId") or f"request-{now_ms()}")
-        request = self._request(call_id, questions.TOOL, clipped(questions.of_form(params)))
+        request = self._request(_call_id(params), questions.TOOL, clipped(questions.of_form(params)))
 
         def reply(answer: AnswerPermission, decision: Decision) -> dict[str, Any]:
             if decision in _APPROVED:
@@ -161,14 +172,14 @@ class Asking:
         if answer.allow_tools is None:
             self._allowed.add_call(request.tool, request.arguments)
         for rule in answer.allow_tools or ():
-            self._allowed.add(rule)
+            self._allowed.add(rule, request.arguments)
 
     async def _wait(
         self,
         request: PermissionRequest,
         reply: Callable[[AnswerPermission, Decision], dict[str, Any]],
         cancelled: dict[str, Any],
-        automatic: Callable[[], Decision | None] = lambda: None,
+        automatic: Callable[[], Decision | None] = _nothing,
     ) -> dict[str, Any]:
         one = _Open(request, reply, cancelled, asyncio.get_running_loop().create_future(), automatic)
         self._waiting[request.request_id] = one
@@ -176,11 +187,13 @@ class Asking:
         try:
             return await one.waiting
         finally:  # the agent may take its question back
-            self._waiting.pop(request.request_id, None)
+            if self._waiting.get(request.request_id) is one:
+                del self._waiting[request.request_id]
 
     def _automatic(self, tool: str, arguments: Any, kind: str | None) -> Decision | None:
         known = self._allowed.allows(tool, arguments)
-        return permissions.automatic(self.mode, kind, tool, allowed_before=known, plan_denies=self.plan_denies)
+        name = tool if command_of(arguments) == "" else ""  # whatever runs a command is not harmless by its name
+        return permissions.automatic(self.mode, kind, name, allowed_before=known, plan_denies=self.plan_denies)
 
     def _settle(
         self,
@@ -210,6 +223,12 @@ class Asking:
         taken = {*self._waiting, *(outcome.request.request_id for outcome in self.outcomes)}
         candidates = (wanted, *(f"{wanted}#{number}" for number in range(2, len(taken) + 3)))
         return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _call_id(asked: dict[str, Any]) -> str:
+    """The id of the call that a question is about; one of ours where there is none that the hub could carry."""
+    found = str(asked.get("toolCallId") or "")
+    return found if 0 < len(found) <= _ID_LIMIT else f"request-{now_ms()}"
 
 
 def _decision(answer: AnswerPermission) -> Decision:

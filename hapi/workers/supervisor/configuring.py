@@ -40,7 +40,8 @@ _LATER = frozenset({ErrorCode.AGENT_FAILED, ErrorCode.AGENT_TIMEOUT})
 class Configuration:
     """What is in force in one session. `allowing` is the mode by which the agent's questions are answered.
 
-    A mode that the agent took by itself is shown, but never makes us approve what the person's choice did not.
+    A mode that the agent took by itself is shown, but never makes us approve what the person's choice did not, and
+    neither does it in a continued session (`SessionInfo.granted_mode`).
     """
 
     def __init__(self, entry: Agent, info: wire.SessionInfo, driver: AcpDriver) -> None:
@@ -53,6 +54,7 @@ class Configuration:
         self._switching = False
         self._seen: str | None = None  # the agent's own mode when we last looked
         self._later: dict[str, tuple[str, str | None]] = {}  # what waits for the next prompt, and what was before
+        self._chosen: str | None = None  # the mode that a person, or the order, said last
         self.allowing: str | None = None
 
     def listen(self, changed: Callable[[], None], busy: Callable[[], bool]) -> None:
@@ -89,7 +91,7 @@ class Configuration:
         info, entry, notes = self._info, self._entry, list[str]()
         mode = table.permission_mode(entry, order.permission_mode, yolo=order.yolo)
         info.model, info.effort = order.model or entry.default_model, order.effort or entry.default_effort
-        info.permission_mode = self.allowing = mode
+        self._put(MODE, mode)
         info.config = dict(order.config)
         if not resumed:  # a resumed one says what was chosen in it
             info.defaults = {key: value for key, value in self._said() if key in {MODEL, EFFORT}}
@@ -112,8 +114,8 @@ class Configuration:
         agent_timeout when it refuses.
         """
         async with self._one:
-            wanted = [(key, self._checked(key, value)) for key, value in values.items()]
             try:
+                wanted = [(key, self._checked(key, value)) for key, value in values.items()]
                 for key, value in wanted:
                     await self._now_or_later(_SAME.get(key, key), value)
             finally:
@@ -194,14 +196,17 @@ class Configuration:
     # -------------------------------------------------------------------------------------------------- setting
 
     async def _now_or_later(self, key: str, value: str) -> None:
-        before = self._later.pop(key, ("", self._get(key)))[1]
+        now = self.allowing if key == MODE else self._get(key)  # not what the agent may have gone to by itself
+        before = self._later.get(key, ("", now))[1]
         try:
             await self._set(key, value, BUSY_PATIENCE_S if self._busy() else PATIENCE_S)
         except HapiError as error:
             if not self._busy() or error.code not in _LATER or self._driver.ended:
-                raise
+                raise  # what waited for the next prompt goes on waiting
             self._later[key] = (value, before)
             self._put(key, value)
+        else:
+            self._later.pop(key, None)
 
     async def _set(self, key: str, value: str, patience_s: float) -> None:
         """Have the agent do it. Raises HapiError(bad_request) when it offers no way to."""
@@ -216,7 +221,9 @@ class Configuration:
             case "effort":
                 done = await driver.set_option((self._entry.effort_option,), value, patience_s)
             case _:
-                done = await driver.set_option(_OPTIONS[key], value, patience_s) or value == NEUTRAL[key]
+                started_with = self._get(key) in self._entry.flags.settings.get(key, {})  # no more to be taken back
+                usual = value == NEUTRAL[key] and not started_with
+                done = await driver.set_option(_OPTIONS[key], value, patience_s) or usual
         if not done:
             raise _bad(f"{name} offers no {_WORDS.get(key, key)} to change; {value} was ignored.")
         self._put(key, value)
@@ -309,13 +316,20 @@ class Configuration:
             case "effort":
                 info.effort = value
             case "permissionMode":
-                info.permission_mode = value
-                if not by_agent or not permissions.grants_all(value):
-                    self.allowing = value
+                self._put_mode(value, by_agent=by_agent)
             case _ if value is not None:
                 info.config = info.config | {key: value}
             case _:
                 info.config = {name: kept for name, kept in info.config.items() if name != key}
+
+    def _put_mode(self, mode: str | None, *, by_agent: bool) -> None:
+        info = self._info
+        info.permission_mode = mode
+        if not by_agent:
+            self._chosen = mode
+        if permissions.grants_no_more(mode, self._chosen):
+            self.allowing = mode
+        info.granted_mode = None if self.allowing == mode else self.allowing or ""
 
     def _get(self, key: str) -> str | None:
         info = self._info

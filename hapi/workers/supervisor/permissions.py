@@ -31,6 +31,13 @@ def grants_all(mode: str | None) -> bool:
     return mode in _APPROVE_ALL
 
 
+def grants_no_more(mode: str | None, than: str | None) -> bool:
+    """Whether `mode` lets pass nothing for which `than` would have asked."""
+    if than in _APPROVE_ALL:
+        return True
+    return mode not in _APPROVE_ALL and _granted(mode) <= _granted(than)
+
+
 def automatic(
     mode: str | None,
     kind: str | None,
@@ -41,15 +48,14 @@ def automatic(
 ) -> Decision | None:
     """The answer that the permission mode gives by itself; None when a person must be asked.
 
-    `plan_denies`: in plan mode it is on us to keep the agent from writing.
+    `allowed_before`: a person allowed it for the session; to the agent that is one more yes, for its own "always" might
+    be wider. `plan_denies`: in plan mode it is on us to keep the agent from writing.
     """
     if mode in _FOR_SESSION:
         return "approved_for_session"
     if mode == "plan" and plan_denies and kind not in _READING_KINDS and not harmless(tool, kind):
         return "denied"
-    if allowed_before:
-        return "approved_for_session"
-    granted = mode == "safe-yolo" or harmless(tool, kind) or kind in _GRANTED.get(mode or "", ())
+    granted = allowed_before or mode == "safe-yolo" or harmless(tool, kind) or kind in _granted(mode)
     return "approved" if granted else None
 
 
@@ -59,6 +65,10 @@ def harmless(tool: str, kind: str | None) -> bool:
     A title is the agent's word: what says that it executes or writes is not believed to be one of these.
     """
     return kind not in _ACTING_KINDS and tool.strip().lower().rpartition("__")[2] in _HARMLESS
+
+
+def _granted(mode: str | None) -> frozenset[str]:
+    return _GRANTED.get(mode or "", frozenset())
 
 
 def choose(options: list[dict[str, Any]], decision: Decision) -> str | None:

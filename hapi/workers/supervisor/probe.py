@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,7 @@ from hapi import config, remains, wire
 from hapi.agents import table
 from hapi.errors import HapiError
 from hapi.ids import SESSION_MARK
+from hapi.workers.supervisor import questions
 from hapi.workers.supervisor.agent_process import AgentProcess, Launch, become_subreaper
 from hapi.workers.supervisor.environment import agent_environment
 
@@ -68,8 +70,8 @@ async def look(name: str, settings: config.Config, directory: Path, log: Path) -
         await process.stop(skip_eof=agent.ignores_eof)
 
 
-async def _cancelled(_: object) -> dict[str, object]:
-    return {"outcome": {"outcome": "cancelled"}}
+async def _cancelled(params: dict[str, Any]) -> dict[str, Any]:
+    return questions.cancelled(params)
 
 
 async def _serve(name: str, settings: config.Config, directory: str) -> Found:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -55,7 +56,11 @@ class Publisher:
         """Put an event on record and on its way. Raises OSError when the journal cannot be written, or for an event
         that no message could hold.
         """
-        if len(wire.encode_unlimited(event)) > wire.MAX_ORDER_BYTES:
+        try:
+            size = len(wire.encode_unlimited(event))
+        except (OverflowError, TypeError, ValueError, RecursionError) as error:
+            raise OSError(errno.EINVAL, f"the event cannot be encoded: {error}") from None
+        if size > wire.MAX_ORDER_BYTES:
             raise OSError(errno.EMSGSIZE, "the event is too large for the bus")
         if self._journal.size > JOURNAL_LIMIT_BYTES:
             raise OSError(errno.EFBIG, "the hub has been away for too long: the journal is full")
@@ -100,9 +105,13 @@ class Publisher:
         if not self._hub:
             return
         snapshot = self._snapshot()
-        if len(wire.encode_unlimited(snapshot)) > wire.MAX_ORDER_BYTES:
-            logger.warning("the snapshot is too large; settled permission requests are left out")
-            snapshot = msgspec.structs.replace(snapshot, outcomes=[])
+        requests = [msgspec.structs.replace(request, arguments={}) for request in snapshot.requests]
+        smaller: tuple[dict[str, list[Any]], ...] = ({"outcomes": []}, {"commands": []}, {"requests": requests})
+        for less in smaller:
+            if len(wire.encode_unlimited(snapshot)) <= wire.MAX_ORDER_BYTES:
+                break
+            logger.warning("the snapshot is too large; cut: %s", *less)
+            snapshot = msgspec.structs.replace(snapshot, **less)
         self._link.send(wire.HUB, snapshot)
 
     def _send_rest(self) -> None:

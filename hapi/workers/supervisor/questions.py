@@ -6,6 +6,8 @@ both as the tool AskUserQuestion and answers `{"0": ["Label"], …}` by the numb
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from hapi.errors import ErrorCode, HapiError
@@ -16,6 +18,8 @@ MAX_QUESTIONS = 20
 MAX_OPTIONS = 50
 _YES_OR_NO = {"allow_once", "allow_always", "reject_once", "reject_always"}
 _HEADER_LIMIT = 30
+_LARGEST = 2**53  # of what JSON's readers agree about
+_NUMBERS: dict[str, Callable[[str], float]] = {"integer": int, "number": float}
 
 Json = dict[str, Any]
 
@@ -28,7 +32,7 @@ def is_form(params: Json) -> bool:
 def is_choice(options: list[Json]) -> bool:
     """Whether the options of a permission request are answers of their own and none says yes or no."""
     usable = [option for option in options if isinstance(option.get("optionId"), str)]
-    return bool(usable) and not any(option.get("kind") in _YES_OR_NO for option in options)
+    return bool(usable) and not any(str(option.get("kind")) in _YES_OR_NO for option in options)
 
 
 def cancelled(params: Json) -> Json:
@@ -117,13 +121,18 @@ def _choices(field: Json) -> list[tuple[str, Any, str]]:
 def _value(key: str, field: Json, said: list[str]) -> Any:
     values = {label: value for label, value, _ in _choices(field)}
     chosen = [values.get(word, word) for word in said]
-    kind = field.get("type")
+    kind = str(field.get("type"))
     if kind == "array":
         return chosen
+    if kind not in _NUMBERS:
+        return chosen[0]
     try:
-        return int(said[0]) if kind == "integer" else float(said[0]) if kind == "number" else chosen[0]
+        number = _NUMBERS[kind](said[0])
     except ValueError:
-        raise HapiError(ErrorCode.BAD_REQUEST, f"The answer to {key} must be a number.") from None
+        number = math.nan
+    if not abs(number) <= _LARGEST:
+        raise HapiError(ErrorCode.BAD_REQUEST, f"The answer to {key} must be a number.")
+    return number
 
 
 def _said(answers: Any, number: int, key: str) -> list[str]:

@@ -248,6 +248,14 @@ def first_info(order: wire.Spawn, namespace: str, generation: int, **more: Any) 
     )
 
 
+def _mode(order: wire.Spawn, previous: wire.SessionInfo) -> str | None:
+    """The mode to continue in. One that the agent had gone to is no person's word, though the hub repeats it."""
+    asked, granted = order.permission_mode, previous.granted_mode
+    if granted is not None and asked in {None, previous.permission_mode}:
+        return granted or None
+    return asked or previous.permission_mode
+
+
 def continued(
     order: wire.Spawn, info: wire.SessionInfo, previous: wire.SessionInfo, first: wire.Spawn | None
 ) -> wire.Spawn:
@@ -265,7 +273,7 @@ def continued(
         order = msgspec.structs.replace(order, args=first.args, yolo=first.yolo, umask=first.umask)
     info.model = order.model or previous.model
     info.effort = order.effort or previous.effort
-    info.permission_mode = order.permission_mode or previous.permission_mode
+    info.permission_mode = _mode(order, previous)
     return msgspec.structs.replace(
         order,
         resume=order.resume or previous.native_id,
