@@ -7,6 +7,7 @@ import base64
 import os
 import subprocess
 import threading
+import tracemalloc
 from pathlib import Path
 
 import psutil
@@ -130,6 +131,20 @@ def test_a_listing_and_a_look_at_many_are_bounded(tmp_path):
     looked = files.stat_files(str(tmp_path), ["00001", "../x", "none"] + ["00002"] * 600)["entries"]
     assert len(looked) == files.MAX_STATS
     assert [sorted(entry) for entry in looked[:3]] == [["modified", "path", "size"], ["path"], ["path"]]
+
+
+def test_a_directory_of_any_size_takes_the_memory_of_its_first_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_ENTRIES", 10)
+    for number in range(3000):
+        (tmp_path / f"{number:04}").touch()
+    tracemalloc.start()
+    try:
+        found = files.list_directory(str(tmp_path), "")["entries"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [entry["name"] for entry in found] == [f"{number:04}" for number in range(10)]
+    assert peak < 500_000
 
 
 def test_a_file_that_grows_while_it_is_read_is_bounded(tmp_path, monkeypatch):
