@@ -32,7 +32,8 @@ def confine(path: str | Path, roots: Sequence[str]) -> Path:
     if "\0" in str(path):
         raise HapiError(ErrorCode.BAD_DIRECTORY, "A path cannot hold a NUL character.")
     real = Path(os.path.realpath(path))
-    if not roots or any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+    resolved = os.path.realpath(real) == str(real)  # behind a loop of links it is not, though it looks so
+    if not roots or (resolved and any(real.is_relative_to(os.path.realpath(root)) for root in roots)):
         return real
     hint = "Allowed are: " + ", ".join(roots)
     raise HapiError(ErrorCode.OUTSIDE_WORKSPACE_ROOTS, f"{path} is outside this machine's workspace roots.", hint)

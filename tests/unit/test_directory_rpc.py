@@ -108,6 +108,21 @@ def test_a_directory_that_is_swapped_for_a_link_meanwhile_is_no_way_out(tmp_path
     assert refused
 
 
+@pytest.mark.parametrize("path", ["loop/../out/secret", "loop/../out", "loop/../loop/../out/secret"])
+def test_a_link_behind_a_loop_is_no_way_out(tmp_path, path):
+    """At a loop `realpath` gives up, and only tidies the rest. Seen to fail: without the second `realpath`."""
+    root, out = tmp_path / "root", tmp_path / "out"
+    root.mkdir()
+    out.mkdir()
+    (out / "secret").write_text("s3cret")
+    (root / "loop").symlink_to("loop")
+    (root / "out").symlink_to(out)
+    assert files.stat_files(str(root), [path])["entries"] == [{"path": path}]
+    for act in (resolve, files.read_file, files.list_directory):
+        with pytest.raises(Outside):
+            act(str(root), path)
+
+
 def test_a_session_at_the_root_of_all(tmp_path):
     (tmp_path / "a").write_text("a")
     assert files.read_file("/", str(tmp_path / "a"))["size"] == 1
