@@ -339,6 +339,12 @@ async def test_a_cancelled_program_is_ended_with_its_children(here):
     await until_async(lambda: not any(map(runs, pids)), 5, "both are gone")
 
 
+async def test_where_there_is_no_directory_it_is_not_the_program_that_is_missing(tmp_path):
+    with pytest.raises(HapiError, match="gone: No such file or directory") as caught:
+        await programs.run(["/bin/sh", "-c", "true"], str(tmp_path / "gone"), {})
+    assert caught.value.code is ErrorCode.BAD_DIRECTORY
+
+
 async def test_a_program_that_cannot_be_run(here):
     with pytest.raises(HapiError) as caught:
         await programs.run([str(here / "none")], str(here), {})
