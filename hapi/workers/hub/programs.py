@@ -69,7 +69,7 @@ async def run(command: Sequence[str], directory: str, extra: Mapping[str, str], 
             start_new_session=True,
         )
     except OSError as error:
-        if not os.path.isdir(directory):
+        if error.filename == directory:  # it could not even go there
             raise HapiError(ErrorCode.BAD_DIRECTORY, f"{directory}: {error.strerror}.") from None
         raise HapiError(ErrorCode.MISSING_TOOL, f"{name} cannot be run: {error.strerror}.") from None
     try:
