@@ -26,7 +26,7 @@ from tests.support.wait import until, until_async
 def probe(runner: Runner, agent: str, directory: Path | str = "", **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", PROBE, agent, "default", str(directory)],
-        env=runner.environment | environment,
+        env=runner.environment | {"TMPDIR": str(runner.project)} | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
