@@ -32,7 +32,8 @@ def confine(path: str | Path, roots: Sequence[str]) -> Path:
     if "\0" in str(path):
         raise HapiError(ErrorCode.BAD_DIRECTORY, "A path cannot hold a NUL character.")
     real = Path(os.path.realpath(path))
-    if not roots or any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+    resolved = os.path.realpath(real) == str(real)  # behind a loop of links it is not, though it looks so
+    if not roots or (resolved and any(real.is_relative_to(os.path.realpath(root)) for root in roots)):
         return real
     hint = "Allowed are: " + ", ".join(roots)
     raise HapiError(ErrorCode.OUTSIDE_WORKSPACE_ROOTS, f"{path} is outside this machine's workspace roots.", hint)
@@ -131,12 +132,13 @@ def _add(worktree: WorktreeInfo, environment: Mapping[str, str] | None) -> None:
 
 
 def git(
-    directory: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    directory: Path, *arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run git there, without the variables that would lead it elsewhere; `environment` instead of our own.
 
-    Raises HapiError: missing_tool, or worktree_failed when it takes longer than GIT_TIMEOUT_S.
+    Raises HapiError: missing_tool, or worktree_failed when it takes longer than `timeout_s`, else GIT_TIMEOUT_S.
     """
+    patience = GIT_TIMEOUT_S if timeout_s is None else timeout_s
     known = os.environ if environment is None else environment
     secrets_of_ours = ("GIT_", "CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON")
     clean = {key: value for key, value in known.items() if not key.startswith(secrets_of_ours)}
@@ -156,10 +158,10 @@ def git(
         raise HapiError(ErrorCode.MISSING_TOOL, "git is not installed.", "Worktrees need git.") from None
     with process:
         try:
-            out, err = process.communicate(timeout=GIT_TIMEOUT_S)
+            out, err = process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             _end(process)
-            raise HapiError(ErrorCode.WORKTREE_FAILED, f"git took longer than {GIT_TIMEOUT_S:g} s.") from None
+            raise HapiError(ErrorCode.WORKTREE_FAILED, f"git took longer than {patience:g} s.") from None
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 

@@ -1,6 +1,7 @@
 """Finding the worktrees of this home's sessions, looking into them, removing one. Decisions are in `worktrees`.
 
-Blocks: a handful of git calls per worktree, each bounded by `workspace.GIT_TIMEOUT_S`.
+Blocks: a handful of git calls per worktree, each bounded by `workspace.GIT_TIMEOUT_S`, and one walk through its
+directories; a removal is bounded by REMOVAL_TIMEOUT_S.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from hapi.wire import SessionInfo, WorktreeInfo
 from hapi.workspace import git
 from hapi.worktrees import Facts, Worktree, judge, looks_like_ours
 
+MAX_DIRECTORIES = 200_000
+REMOVAL_TIMEOUT_S = 600.0  # one that is cut short leaves half a worktree, which looks like changed files ever after
 _LOCK_PATIENCE_S = 0.5
+_MOVES = ("checkout:", "reset:", "rebase")  # what makes no commit of its own; a rebase's are copies
 _OPERATIONS = {
     "rebase-merge": "rebase",
     "rebase-apply": "rebase",
@@ -94,7 +98,8 @@ class Survey:
     def _users(self, place: WorktreeInfo) -> dict[str, Any]:
         if self._directories is None:
             self._directories = procs.working_directories()
-        inside = [pid for pid, path in self._directories.items() if _inside(path, place.worktree_path)]
+        real = os.path.realpath(place.worktree_path)  # as the kernel calls it
+        inside = [pid for pid, path in self._directories.items() if _inside(path, real)]
         live = [info for _, info in self._records if _ran_in(info, place) and info.phase is not Phase.ENDED]
         return {"open_sessions": len(live), "processes": len(inside)}
 
@@ -123,7 +128,8 @@ class Survey:
         if entry.branch != place.branch:
             return facts
         content = _content(place.worktree_path) if present else {}
-        return msgspec.structs.replace(facts, **content, **_history(place))
+        strays = _strays(place) if present else 0
+        return msgspec.structs.replace(facts, **content, **_history(place), strays=strays)
 
 
 def remove(place: WorktreeInfo, home: Path) -> Removed:
@@ -142,7 +148,7 @@ def remove(place: WorktreeInfo, home: Path) -> Removed:
         why = Survey(home).look(place).verdict.kept  # a second look, under the locks
         if why is not None:
             raise _kept(why)
-        _ask(place.base_path, "worktree", "remove", place.worktree_path)
+        _ask(place.base_path, "worktree", "remove", place.worktree_path, timeout_s=REMOVAL_TIMEOUT_S)
     with contextlib.suppress(OSError):  # somebody else's worktrees are in it
         os.rmdir(os.path.dirname(place.worktree_path))
     try:
@@ -162,7 +168,7 @@ def _records(home: Path) -> Iterator[tuple[SessionDirectory, SessionInfo]]:
 def _ran_in(info: SessionInfo, place: WorktreeInfo) -> bool:
     """Whether a session was made with that worktree, or began in it."""
     mine = info.worktree is not None and _same(info.worktree, place)
-    return mine or _inside(info.directory, place.worktree_path)
+    return mine or _inside(info.directory, os.path.realpath(place.worktree_path))
 
 
 def _same(one: WorktreeInfo, other: WorktreeInfo) -> bool:
@@ -196,7 +202,18 @@ def _content(path: str) -> dict[str, Any]:
     at = Path(path, _ask(path, "rev-parse", "--git-dir").strip())
     operation = next((name for file, name in _OPERATIONS.items() if (at / file).exists()), None)
     hidden = sum(tag.islower() or tag == "S" for tag in tags)
-    return {"changes": len([part for part in status.split("\0") if part]), "hidden": hidden, "operation": operation}
+    changes = len([part for part in status.split("\0") if part])
+    return {"changes": changes, "hidden": hidden, "operation": operation, "nested": _nested(path)}
+
+
+def _nested(path: str) -> str | None:
+    """Where below it another repository or worktree lies, also where git ignores it: removing would take it along."""
+    for count, (directory, below, files) in enumerate(os.walk(path)):
+        if directory != path and (".git" in below or ".git" in files):
+            return os.path.relpath(directory, path)
+        if count >= MAX_DIRECTORIES:
+            raise HapiError(ErrorCode.WORKTREE_FAILED, f"it has more than {MAX_DIRECTORIES} directories")
+    return None
 
 
 def _history(place: WorktreeInfo) -> dict[str, Any]:
@@ -204,9 +221,27 @@ def _history(place: WorktreeInfo) -> dict[str, Any]:
     base, branch = place.base_path, f"refs/heads/{place.branch}"
     elsewhere = ("--not", f"--exclude={place.branch}", "--branches", "--tags", "--remotes")
     commits = int(_ask(base, "rev-list", "--count", branch, *elsewhere))
-    moves = _ask(base, "reflog", "show", "--format=%H", branch).split()
+    moves = _reflog(base, "%H", branch)
     stashes = [line for line in _ask(base, "stash", "list", "--format=%gs").splitlines() if _is_of(line, place.branch)]
     return {"commits": commits, "own_commits": len(moves) != 1, "stashes": len(stashes)}
+
+
+def _strays(place: WorktreeInfo) -> int:
+    """How many commits were made in it, as its own log of HEAD says, that no branch, tag or remote has.
+
+    What was once on its branch does not count: it was amended, reset or rebased away.
+    """
+    logged = [line.partition(" ") for line in _reflog(place.worktree_path, "%H %gs", "HEAD")]
+    made = {commit for commit, _, deed in logged if not deed.startswith(_MOVES)}
+    made -= set(_reflog(place.base_path, "%H", f"refs/heads/{place.branch}"))
+    if not made:
+        return 0
+    words = ("rev-list", "--count", "--ignore-missing", *sorted(made), "--not", "--branches", "--tags", "--remotes")
+    return int(_ask(place.base_path, *words))
+
+
+def _reflog(directory: str, form: str, name: str) -> list[str]:
+    return _ask(directory, "reflog", "show", f"--format={form}", name).splitlines()
 
 
 def _is_of(stash: str, branch: str) -> bool:
@@ -214,11 +249,11 @@ def _is_of(stash: str, branch: str) -> bool:
     return stash.partition(":")[0].rpartition(" ")[2] == branch
 
 
-def _ask(directory: str, *words: str) -> str:
+def _ask(directory: str, *words: str, timeout_s: float | None = None) -> str:
     """What git says. Raises HapiError(worktree_failed) in its words when it fails."""
     if not os.path.isdir(directory):
         raise HapiError(ErrorCode.WORKTREE_FAILED, f"the repository {directory} is not there")
-    done = git(Path(directory), *_PLAIN, *words)
+    done = git(Path(directory), *_PLAIN, *words, timeout_s=timeout_s)
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"git {words[0]} failed"
         raise HapiError(ErrorCode.WORKTREE_FAILED, said)

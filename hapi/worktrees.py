@@ -31,8 +31,9 @@ class State(StrEnum):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that the verdict needs. `recorded`: a session's record names the worktree, so that it is ours.
 
-    `commits` counts those of its branch that no other branch, tag or remote has; `hidden` the files that git was told
-    not to look at; `own_commits`: something was committed on its branch, or its branch was moved.
+    `commits` counts those of its branch that no other branch, tag or remote has, `strays` those that were made in it and
+    that no branch has at all; `hidden` the files that git was told not to look at; `nested` is where in it another
+    repository or worktree lies; `own_commits`: something was committed on its branch, or its branch was moved.
     """
 
     recorded: bool
@@ -45,7 +46,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     changes: int = 0
     hidden: int = 0
     operation: str | None = None
+    nested: str | None = None
     commits: int = 0
+    strays: int = 0
     stashes: int = 0
     own_commits: bool = False
     trouble: str = ""
@@ -99,7 +102,9 @@ def _reasons(place: WorktreeInfo, facts: Facts) -> list[tuple[object, State, str
         (facts.changes, State.DIRTY, f"{_count(facts.changes, 'file')} changed or new"),
         (facts.operation, State.DIRTY, f"a {facts.operation} is under way"),
         (facts.hidden, State.DIRTY, f"git was told not to look at {_count(facts.hidden, 'file')}"),
+        (facts.nested, State.DIRTY, f"another repository or worktree lies in it: {facts.nested}"),
         (facts.commits, State.UNMERGED, f"{_count(facts.commits, 'commit')} in no other branch, tag or remote"),
+        (facts.strays, State.UNMERGED, f"{_count(facts.strays, 'commit')} made in it that no branch has"),
         (facts.stashes, State.STASHED, f"{_count(facts.stashes, 'stash')} made in it"),
         (not facts.present, State.GONE, None),
         (facts.own_commits, State.MERGED, None),

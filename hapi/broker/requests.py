@@ -97,10 +97,17 @@ class Requests(Books):
         return info.phase is Phase.STOPPING and self.peers.named(wire.session_peer(info.session_id)) is not None
 
     def _stop_session(self, to: ReplyTo, body: wire.StopSession, now: float) -> list[Effect]:
-        target = body.target.lower()
+        target = self._whole_id(body.target.lower())
         stopped = wire.Failure(ErrorCode.STOPPED_DURING_START.value, body.why or "The session was stopped.")
         in_vain = [Answer(kept.to, stopped) for kept in self.deferrals.take_back(target)]
         return [*in_vain, *self._stop_target(to, target, body, now)]
+
+    def _whole_id(self, target: str) -> str:
+        """The id of the session that is meant; the target itself when none is on record."""
+        try:
+            return self.sessions.resolve(target).session_id
+        except HapiError:
+            return target
 
     def _stop_target(self, to: ReplyTo, target: str, body: wire.StopSession, now: float) -> list[Effect]:
         if target in self.spawns.pending and target not in self.sessions.live:

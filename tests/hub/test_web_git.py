@@ -134,6 +134,9 @@ class TestChanges:
         (root / "a.txt").write_text("changed\n")
         (root / "sub/b.txt").write_text("changed\n")
         (root / "sub/new").write_text("n\n")
+        git(
+            root, "config", "status.relativePaths", "false"
+        )  # which would have the status name other paths than the diff
         at.open(root / "sub")
         assert at.changes() == {"b.txt": ".M", "new": "?"}
         assert at.counts(staged=False) == {"b.txt": "1/1"}

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hapi import procs
-from hapi.workers.hub.model_lists import PROBE
+from hapi.workers.hub import model_lists
+from hapi.workers.hub.model_lists import PROBE, ModelLists
 from tests.support.runner import Runner, gone
-from tests.support.wait import until
+from tests.support.wait import until, until_async
 
 
 def probe(runner: Runner, agent: str, directory: Path | str = "", **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", PROBE, agent, "default", str(directory)],
-        env=runner.environment | environment,
+        env=runner.environment | {"TMPDIR": str(runner.project)} | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -73,3 +79,22 @@ def test_the_agent_goes_with_it(runner: Runner, how: str) -> None:
         process.stdin.close()
         assert "Nobody waits" in str(answer(process)["error"])
     gone(agent)
+
+
+async def test_one_that_must_be_killed_leaves_no_directory(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is given no time to end by itself. Seen to fail: without `_tidy`."""
+    for name, value in runner.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("HAPI_DEMO_START", "hang")
+    monkeypatch.setattr(model_lists, "SWEEP_S", 0)
+    context: Any = SimpleNamespace(config=SimpleNamespace(namespace="default", home=runner.home), counters=Counter())
+    asking = asyncio.create_task(ModelLists(context)._probe(("demo", "")))
+    await until_async(lambda: os.listdir(tmp_path), 20, "its directory is there")
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert os.listdir(tmp_path) == []

@@ -222,12 +222,13 @@ def test_an_order_to_continue_waits_for_the_end_of_what_is_being_stopped(core):
     assert [e.session_id for e in tell(core, "reaper", gone) if isinstance(e, ForkSession)] == [ID]
 
 
-def test_a_stop_takes_the_order_to_continue_along(core):
+@pytest.mark.parametrize("target", [ID, ID[:8].upper(), f"PID-{SUPERVISOR.pid}"])
+def test_a_stop_takes_the_order_to_continue_along(core, target):
     """Whoever waited for it has given up, or is told: nothing starts behind the stop."""
     running(core, phase=Phase.STOPPING)
     greet(core, "reaper")
     core.request(cli(1), order(existing=True), T)
-    found = dict(answers(core.request(cli(2), wire.StopSession(ID, "hub", "too slow"), T)))
+    found = dict(answers(core.request(cli(2), wire.StopSession(target, "hub", "too slow"), T)))
     assert (found[1].code, found[1].message) == ("stopped_during_start", "too slow")
     tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))
     gone = wire.SupervisorGone(session_id=ID, process=SUPERVISOR)

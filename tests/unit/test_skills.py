@@ -50,6 +50,21 @@ def test_a_pipe_for_a_skill_does_not_hang(tmp_path):
     assert skills.found([tmp_path]) == []
 
 
+def test_a_pipe_that_somebody_holds_open_and_a_directory_are_no_skills(tmp_path):
+    """The one has nothing to read yet; the other kept its descriptor open for ever."""
+    for name in ("directory", "pipe"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "pipe" / "SKILL.md")
+    (tmp_path / "directory" / "SKILL.md").mkdir()
+    holder = os.open(tmp_path / "pipe" / "SKILL.md", os.O_RDWR)
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        assert skills.found([tmp_path]) == []
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.close(holder)
+
+
 def test_they_are_bounded(tmp_path):
     for number in range(skills.MAX_SKILLS + 5):
         write(tmp_path, f"s{number:04}", f"---\nname: s{number}\ndescription: {'x' * 5000}\n---\n")

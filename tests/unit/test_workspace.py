@@ -39,7 +39,8 @@ INSIDE = {
     "root/file": "root/file",
 }
 OUTSIDE = ("", "outside", "root-sibling", "root/..", "root/../outside", "root/out", "root/out/deep", "root/out/new",
-           "root/up", "root/in/../../outside", "roo", "root/new/../../outside")  # fmt: skip
+           "root/up", "root/in/../../outside", "roo", "root/new/../../outside",
+           "root/loop/../out", "root/loop/../out/new")  # fmt: skip
 
 
 @pytest.mark.parametrize("given", INSIDE)

@@ -19,7 +19,9 @@ KEPT = [
     ({"changes": 2}, State.DIRTY, "2 files changed or new"),
     ({"operation": "rebase"}, State.DIRTY, "a rebase is under way"),
     ({"hidden": 1}, State.DIRTY, "git was told not to look at 1 file"),
+    ({"nested": "build/dep"}, State.DIRTY, "another repository or worktree lies in it: build/dep"),
     ({"commits": 1}, State.UNMERGED, "1 commit in no other branch, tag or remote"),
+    ({"strays": 1}, State.UNMERGED, "1 commit made in it that no branch has"),
     ({"stashes": 2}, State.STASHED, "2 stashes made in it"),
 ]
 FREE = [({"present": False}, State.GONE), ({"own_commits": True}, State.MERGED), ({}, State.UNUSED)]

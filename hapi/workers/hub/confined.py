@@ -42,11 +42,12 @@ def resolve(root: str, path: str, base: str | None = None) -> str:
         raise Outside(path)
     try:
         real, inside = os.path.realpath(os.path.join(base or root, path)), os.path.realpath(root)
+        resolved = os.path.realpath(real) == real  # behind a loop of links it is not, though it looks so
     except UnicodeEncodeError:  # half a character, as JavaScript may send it
         raise Outside(path.encode("utf-8", "replace").decode()) from None
     except OSError as error:  # it changed while it was looked at
         raise Unusable(path, _why(error)) from None
-    if not is_inside(real, inside):
+    if not (resolved and is_inside(real, inside)):
         raise Outside(path)
     return real
 

@@ -6,6 +6,7 @@ Every answer is bounded: a file travels as base64 in one frame of the hub's, whi
 from __future__ import annotations
 
 import base64
+import heapq
 import os
 import stat
 from typing import Any
@@ -48,15 +49,15 @@ def list_directory(root: str, path: str) -> dict[str, Any]:
     try:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             raise Unusable(path, "It is not a directory.")
-        place = locate(root, path)
+        place, inside = locate(root, path), os.path.realpath(root)
         with os.scandir(fd) as found:
-            entries = [_entry(os.path.realpath(root), place, fd, item.name) for item in found]
+            lines = (_entry(inside, place, fd, item.name) for item in found)
+            entries = heapq.nsmallest(MAX_ENTRIES, lines, key=_rank)  # holds no more than that
     except OSError as error:
         raise Unusable(path, f"{error.strerror}.") from None
     finally:
         os.close(fd)
-    entries.sort(key=lambda entry: (entry["type"] != "directory", entry["name"].casefold(), entry["name"]))
-    return {"success": True, "entries": entries[:MAX_ENTRIES]}
+    return {"success": True, "entries": entries}
 
 
 def stat_files(root: str, paths: list[str]) -> dict[str, Any]:
@@ -88,6 +89,10 @@ def _entry(root: str, place: str, fd: int, name: str) -> dict[str, Any]:
     if stat.S_ISDIR(status.st_mode):
         return {**entry, "type": "directory", **_facts(status)}
     return {**entry, "type": "file", **_facts(status)} if stat.S_ISREG(status.st_mode) else entry
+
+
+def _rank(entry: dict[str, Any]) -> tuple[bool, str, str]:
+    return entry["type"] != "directory", entry["name"].casefold(), entry["name"]
 
 
 def _facts(status: os.stat_result) -> dict[str, int]:

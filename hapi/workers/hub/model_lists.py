@@ -9,10 +9,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -153,7 +156,14 @@ class ModelLists:
             code = await process.wait()
         if code != 0:
             ended, left = await asyncio.to_thread(remains.end, mark, None, self._context.config.home, SWEEP_S)
+            await asyncio.to_thread(_tidy, mark)
             _log.warning("a model list's process ended with %d; %d processes ended, %d left", code, ended, len(left))
+
+
+def _tidy(mark: str) -> None:
+    """Remove the directory of a probe that was killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"hapi-{mark}-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _choosable(agent: str, found: _Found) -> models.Choosable:

@@ -55,7 +55,7 @@ async def in_time(name: str) -> AsyncIterator[None]:
 async def run(command: Sequence[str], directory: str, extra: Mapping[str, str], limit: int = MAX_OUTPUT) -> Ran:
     """Run it and return how it ended; on every other way out its process group is killed. To be used `in_time`.
 
-    Raises HapiError: too_large for more than `limit` bytes of output, missing_tool.
+    Raises HapiError: too_large for more than `limit` bytes of output, missing_tool, bad_directory.
     """
     name = os.path.basename(command[0])
     try:
@@ -69,6 +69,8 @@ async def run(command: Sequence[str], directory: str, extra: Mapping[str, str], 
             start_new_session=True,
         )
     except OSError as error:
+        if error.filename == directory:  # it could not even go there
+            raise HapiError(ErrorCode.BAD_DIRECTORY, f"{directory}: {error.strerror}.") from None
         raise HapiError(ErrorCode.MISSING_TOOL, f"{name} cannot be run: {error.strerror}.") from None
     try:
         return await _finish(process, name, limit)

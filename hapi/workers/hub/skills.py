@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,12 +84,9 @@ def found(places: list[Path]) -> list[dict[str, str]]:
 def read(path: Path) -> dict[str, str] | None:
     """Name and description of a SKILL.md; the directory's name where it has none. None for one that is broken."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            head = file.read(HEAD_BYTES).decode(errors="replace")
+        front = _FRONT.match(_head(path).decode(errors="replace"))
     except OSError:
         return None
-    front = _FRONT.match(head)
     if front is None:
         return None
     fields = {key: _plain(value) for key, value in _FIELD.findall(front[1].replace("\r", ""))}
@@ -96,6 +94,15 @@ def read(path: Path) -> dict[str, str] | None:
     description = fields.get("description", "")
     skill = {"name": name[:_NAME_LIMIT]}
     return {**skill, "description": description[:_DESCRIPTION_LIMIT]} if description else skill
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a file; b"" for what is none. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, HEAD_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
 
 
 def _candidates(place: Path) -> Iterator[Path]:

@@ -76,7 +76,8 @@ async def _cancelled(params: dict[str, Any]) -> dict[str, Any]:
 
 async def _serve(name: str, settings: config.Config, directory: str) -> Found:
     """The answer; cancelled, and with it all that was started undone, when nobody waits for it any more."""
-    with tempfile.TemporaryDirectory(prefix="hapi-probe-") as scratch:
+    mark = os.environ.get(SESSION_MARK, "probe")  # whoever has to kill us knows by it what to remove
+    with tempfile.TemporaryDirectory(prefix=f"hapi-{mark}-") as scratch:
         work = asyncio.ensure_future(look(name, settings, Path(directory or scratch), Path(scratch, "agent.log")))
         left = asyncio.ensure_future(_asker_gone())
         await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
