@@ -250,7 +250,8 @@ def _same(told: ToolCall, now: ToolCall, *, ended: bool) -> bool:
 def clipped(value: Any) -> Any:
     """Foreign JSON cut to a size that the bus, the journal and the hub take: long texts lose their middle.
 
-    A whole number of more than 64 bits, which MessagePack has no room for, becomes text. The hub keeps 49,152 characters of a text at most (its protocol, §9); what is over TOTAL_LIMIT in all becomes text.
+    The hub keeps 49,152 characters of a text at most (its protocol, §9); what is over TOTAL_LIMIT in all becomes text,
+    and so does a whole number of more than 64 bits, which MessagePack has no room for.
     """
     try:
         small = _clipped_texts(value)
