@@ -122,10 +122,8 @@ class Supervisor:
             except OSError as error:
                 refusal = HapiError(ErrorCode.DISK, f"Cannot write to disk: {error.strerror}.", "Make room.")
                 self._link.reply(header, wire.failure(refusal))
-            except Exception as error:  # a bug of ours must not make the session deaf
-                logger.exception("%s failed", type(body).__name__)
-                bug = HapiError(ErrorCode.INTERNAL, f"Internal error: {error!r}", str(self._directory.log))
-                self._link.reply(header, wire.failure(bug))
+            except Exception as error:  # noqa: BLE001 - a bug of ours must not make the session deaf
+                self._link.reply(header, self._bug(error))
 
     def _take(self, header: wire.Header, body: Any) -> None:
         match body:
@@ -180,9 +178,15 @@ class Supervisor:
                 answer = await work()
             except HapiError as error:
                 answer = wire.failure(error)
+            except Exception as error:  # noqa: BLE001 - whoever asked must not wait in vain
+                answer = self._bug(error)
             self._link.reply(header, answer or wire.Accepted())
 
         self._spawn_task(run())
+
+    def _bug(self, error: Exception) -> wire.Failure:
+        logger.error("a request failed", exc_info=error)
+        return wire.failure(HapiError(ErrorCode.INTERNAL, f"Internal error: {error!r}", str(self._directory.log)))
 
     # ------------------------------------------------------------------------------------------------- starting
 

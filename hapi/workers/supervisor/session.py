@@ -99,7 +99,7 @@ class Session:
     async def stop(self, reason: EndReason, why: str = "") -> wire.SessionStopped:
         """End the agent and all it started, then the session. Asked again, it joins the stop under way.
 
-        Bounded by CANCEL_GRACE_S and the ladder of `agent_process`, 9.5 s in all. `why` becomes the record's detail.
+        Bounded by CANCEL_GRACE_S, the ladder of `agent_process` and the last images, 14.5 s in all. `why` becomes the record's detail.
         """
         if self._released and self.info.reason is None:
             self.info.reason = reason  # the machine goes down, and this session shall not come back with it
@@ -144,6 +144,7 @@ class Session:
             self._link.send(wire.BROKER, result)
             return result
         crash_point("supervisor.stop.gone")
+        await self._last_words()
         result = wire.SessionStopped("stopped", self.info.session_id, rung)
         self._count_unknown("The session was stopped; the turn that ran was cut.")
         self.mailbox.give_back()
@@ -153,6 +154,7 @@ class Session:
     async def _end_late(self, reason: str, why: str) -> None:
         """What survived SIGKILL may be let go by the kernel yet: then the session is over after all."""
         await self._agent.tree_ended()
+        await self._last_words()
         if self._stopping is None:
             self._count_unknown("The session was stopped; the turn that ran was cut.")
             self.mailbox.give_back()
@@ -173,8 +175,15 @@ class Session:
             await self._cancel()
             await self._wait_turn_over()
         rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
+        await self._last_words()
         status: Literal["stopped", "still_alive"] = "still_alive" if survivors else "stopped"
         return wire.SessionStopped(status, self.info.session_id, rung, survivors)
+
+    async def _last_words(self) -> None:
+        """Show what the agent said and nobody has seen: the agent is gone."""
+        self._stragglers.flush()
+        self._show(self._turn.finish("cancelled"))
+        await self._pictures.settled()
 
     def _count_unknown(self, why: str) -> None:
         """The turn that is open on record will not go on: say so, and whether the agent has its message is unknown."""
@@ -199,8 +208,7 @@ class Session:
         reason = end_reason(exit_, busy=self._journal.state.turn_open, out_of_memory=self._memory.ran_out())
         self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
         self.asking.cancel_all("The agent ended")
-        await self._pictures.settled()
-        self._show(self._turn.finish("cancelled"))
+        await self._last_words()
         self._count_unknown("The agent ended in the middle of its turn.")
         self._emit(wire.Note(f"The agent ended: {exit_.words()}.", is_error=reason is not EndReason.COMPLETED))
         self._end(reason, f"{exit_.words()}\n{tail}".strip())
@@ -379,6 +387,8 @@ class Session:
         return wire.Forked(await self._driver.fork(self.info.directory))
 
     def _configured(self) -> None:
+        if self.lifecycle.phase is Phase.ENDED:
+            return
         self.asking.set_mode(self._configuration.allowing, plan_denies=self._configuration.plan_denies)
         mode = self.info.permission_mode
         if mode is not None and mode != self._mode_told:
