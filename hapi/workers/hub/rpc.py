@@ -13,7 +13,7 @@ import msgspec
 from hapi.errors import ErrorCode, HapiError
 from hapi.workers.hub import incoming
 from hapi.workers.hub.door import NoAnswer
-from hapi.workers.hub.schema import RpcRegister
+from hapi.workers.hub.schema import RpcRegister, RpcUnregister
 
 DEADLINE_S = 29.0  # the hub gives up after 30 s
 
@@ -32,6 +32,10 @@ class RpcTable:
     def registrations(self) -> list[RpcRegister]:
         """What to send after every connect; the hub forgets."""
         return [RpcRegister(method=f"{self._owner}:{name}") for name in self._methods]
+
+    def withdrawals(self) -> list[RpcUnregister]:
+        """What to send before a connection is closed on purpose: a request on its way into it would never be answered."""
+        return [RpcUnregister(method=f"{self._owner}:{name}") for name in self._methods]
 
     async def answer(self, data: Any) -> str:
         """The answer to an `rpc-request` event, always JSON text. Raises NoAnswer when a method wants silence."""

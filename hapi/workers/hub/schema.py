@@ -42,6 +42,13 @@ class RpcRegister(Notice, frozen=True, kw_only=True):
     method: str
 
 
+class RpcUnregister(Notice, frozen=True, kw_only=True):
+    """This connection answers no more RPCs named `method`: the hub then does not wait for an answer that cannot come."""
+
+    event: ClassVar[str] = "rpc-unregister"
+    method: str
+
+
 class SessionAlive(Notice, frozen=True, kw_only=True):
     """The session lives, and how it is set up. Makes the hub send unconsumed user messages again."""
 

@@ -7,6 +7,7 @@ changed or the connection came back. The session's supervisor holds the truth; n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -33,6 +34,7 @@ from hapi.workers.hub.timing import pause, within
 GREETING_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 8.0
 LINGER_S = 3.0
+WITHDRAW_TIMEOUT_S = 2.0
 
 _log = logging.getLogger("hapi.hub")
 
@@ -221,6 +223,7 @@ class SessionLink:
         async with asyncio.TaskGroup() as group:
             others = [group.create_task(self._keeper.run()), group.create_task(self._inbox.run())]
             await self._work()
+            await self._withdraw()
             for task in others:
                 task.cancel()
 
@@ -268,6 +271,13 @@ class SessionLink:
         await self._row.write(self._door, self.snapshot(), archived=self._archive)
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
         self._end_said.set()
+
+    async def _withdraw(self) -> None:
+        """No more RPCs: once the hub knows, those that came before are answered, and the connection can go."""
+        with contextlib.suppress(HubProblem):
+            for withdrawal in self._rpc.withdrawals() if self._greeted else ():
+                await self._door.emit(withdrawal)
+            await self._door.call(Ping(), WITHDRAW_TIMEOUT_S)
 
     async def _lingers(self) -> bool:
         """Whether more is to be done after the end: the supervisor's last events may come behind its last word."""
