@@ -126,7 +126,8 @@ class Asking:
                 one.waiting.set_result(one.cancelled)
 
     async def _ask_choice(self, call_id: str, title: str, options: list[dict[str, Any]]) -> dict[str, Any]:
-        request = self._request(call_id, questions.TOOL, questions.of_options(title, options))
+        # an id of its own: a request that has the call's is drawn under the call's name, without its choices
+        request = self._request(f"question-{call_id}", questions.TOOL, questions.of_options(title, options))
 
         def reply(answer: AnswerPermission, decision: Decision) -> dict[str, Any]:
             if decision not in _APPROVED:
