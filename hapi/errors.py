@@ -76,6 +76,12 @@ class HapiError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def words(self) -> str:
+        """Message and hint, for where there is one place for both."""
+        ended = self.message.endswith((".", "!", "?", ":", "…")) or not self.hint
+        return f"{self.message}{'' if ended else '.'} {self.hint}".strip()
+
 
 class NotRunning(HapiError):
     """No broker answers. `hapi runner start` mends it."""

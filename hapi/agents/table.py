@@ -249,7 +249,7 @@ def _checked(agent: Agent, *, stranger: bool) -> Agent:
     try:
         check_options(agent, model=agent.default_model, effort=agent.default_effort, permission_mode=agent.default_mode)
     except HapiError as error:
-        raise _bad(agent.name, f"{error.message} {error.hint}") from None
+        raise _bad(agent.name, error.words) from None
     return agent
 
 

@@ -101,7 +101,8 @@ def test_remarks_become_events_with_the_same_id_every_time(event, data):
 def test_events_without_a_row():
     assert translate.notices(SID, numbered(wire.TurnEnded("end_turn", more=True))) == []
     assert translate.notices(SID, numbered(wire.Consumed([]))) == []
-    assert translate.notices(SID, numbered(wire.Consumed(["u"]))) == [MessagesConsumed(sid=SID, local_ids=["u"])]
+    taken = MessagesConsumed(sid=SID, local_ids=["u"], clear_queued_thinking_grace=True)
+    assert translate.notices(SID, numbered(wire.Consumed(["u"]))) == [taken]
     assert translate.notices(SID, numbered(wire.Indeterminate(["u"]))) == [
         MessagesIndeterminate(sid=SID, local_ids=["u"])
     ]

@@ -102,7 +102,7 @@ def _told(handler: Rpc) -> Rpc:
         try:
             return await handler({} if raw is None else raw)
         except HapiError as error:
-            return {"success": False, "error": f"{error.message} {error.hint}".strip()}
+            return {"success": False, "error": error.words}
         except OSError as error:
             return {"success": False, "error": f"{error.strerror}."}
         except (ValueError, msgspec.ValidationError) as error:

@@ -119,9 +119,7 @@ class Machine:
 
     def spawn_failed(self, error: HapiError) -> None:
         """Show the web why the last spawn failed."""
-        self._change(
-            lastSpawnError={"message": f"{error.message} {error.hint}".strip()[:SPAWN_ERROR_CHARS], "at": now_ms()}
-        )
+        self._change(lastSpawnError={"message": error.words[:SPAWN_ERROR_CHARS], "at": now_ms()})
 
     def spawn_succeeded(self) -> None:
         """Take the last spawn's error off the web."""

@@ -158,7 +158,7 @@ def spawn_error(error: HapiError, raw: Any) -> dict[str, Any]:
     """A failed spawn in the hub's words."""
     if error.code is ErrorCode.DIRECTORY_APPROVAL_REQUIRED:
         return {"type": "requestToApproveDirectoryCreation", "directory": raw.get("directory", "")}
-    message = f"{error.message} {error.hint}".strip()
+    message = error.words
     answer = {"type": "error", "errorMessage": message}
     if error.code is ErrorCode.AGENT_UNAVAILABLE:
         return {**answer, "code": "agent_unavailable", "agent": raw.get("agent", "claude")}

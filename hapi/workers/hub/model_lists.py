@@ -84,7 +84,7 @@ class ModelLists:
             return say(agent, await self._offer((agent, directory), refresh=asked.refresh))
         except HapiError as error:
             self._context.counters["model_lists_failed"] += 1
-            return {"success": False, "error": f"{error.message} {error.hint}".strip()}
+            return {"success": False, "error": error.words}
 
     async def _directory(self, cwd: str | None) -> str:
         """The directory to ask in, "" for any. Raises HapiError: outside_workspace_roots, bad_directory."""

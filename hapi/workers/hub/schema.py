@@ -99,7 +99,7 @@ class MessagesConsumed(Notice, frozen=True, kw_only=True):
     event: ClassVar[str] = "messages-consumed"
     sid: str
     local_ids: list[str]
-    clear_queued_thinking_grace: bool = False  # the session is not at work with them
+    clear_queued_thinking_grace: bool = False  # what the keepalives say of `thinking` counts at once
 
 
 class MessagesIndeterminate(Notice, frozen=True, kw_only=True):

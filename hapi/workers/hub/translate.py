@@ -22,7 +22,7 @@ def notices(session_id: str, numbered: wire.NumberedEvent) -> list[Notice]:
     """
     event = numbered.event
     if isinstance(event, wire.Consumed):
-        return [MessagesConsumed(sid=session_id, local_ids=event.local_ids)] if event.local_ids else []
+        return [_taken(session_id, event.local_ids)] if event.local_ids else []
     if isinstance(event, wire.Indeterminate):
         return [MessagesIndeterminate(sid=session_id, local_ids=event.local_ids)] if event.local_ids else []
     message = envelope(session_id, numbered)
@@ -31,6 +31,13 @@ def notices(session_id: str, numbered: wire.NumberedEvent) -> list[Notice]:
     local_id = f"a:{session_id[:8]}:{numbered.seq}"
     row = MessageRow(sid=session_id, message=message, local_id=local_id, created_at=numbered.at)
     return [row, MessagesConsumed(sid=session_id, local_ids=[local_id])]
+
+
+def _taken(session_id: str, local_ids: list[str]) -> MessagesConsumed:
+    """From here our keepalives alone say whether the session is at work. Without that the hub shows it at work for 15 s
+    after a message that was sent into a turn, for its own turn may begin and end without a change to tell (§5.4).
+    """
+    return MessagesConsumed(sid=session_id, local_ids=local_ids, clear_queued_thinking_grace=True)
 
 
 def refusal(session_id: str, message: wire.UserMessage, why: str) -> list[Notice]:

@@ -88,7 +88,7 @@ async def _serve(name: str, settings: config.Config, directory: str) -> Found:
         try:
             return work.result()
         except HapiError as error:
-            return Found(error=f"{error.message} {error.hint}".strip())
+            return Found(error=error.words)
         except asyncio.CancelledError:
             return Found(error="Nobody waits for the answer.")
 
@@ -112,7 +112,7 @@ def main() -> None:
     try:
         found = asyncio.run(_serve(name, config.load(namespace), directory))
     except HapiError as error:
-        found = Found(error=f"{error.message} {error.hint}".strip())
+        found = Found(error=error.words)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
         sys.stdout.flush()
