@@ -308,14 +308,14 @@ def test_which_rows_are_a_users_message(content, text):
     [
         (
             ErrorCode.AGENT_UNAVAILABLE,
-            {"type": "error", "errorMessage": "M H", "code": "agent_unavailable", "agent": "pi"},
+            {"type": "error", "errorMessage": "M. H", "code": "agent_unavailable", "agent": "pi"},
         ),
         (
             ErrorCode.OUTSIDE_WORKSPACE_ROOTS,
-            {"type": "error", "errorMessage": "M H", "code": "outside_workspace_roots"},
+            {"type": "error", "errorMessage": "M. H", "code": "outside_workspace_roots"},
         ),
         (ErrorCode.DIRECTORY_APPROVAL_REQUIRED, {"type": "requestToApproveDirectoryCreation", "directory": "/n"}),
-        (ErrorCode.AGENT_FAILED, {"type": "error", "errorMessage": "M H"}),
+        (ErrorCode.AGENT_FAILED, {"type": "error", "errorMessage": "M. H"}),
     ],
 )
 def test_failed_spawns_in_the_hubs_words(code, expected):
