@@ -35,6 +35,7 @@ class Stage:
                 "copilot": {"use": "demo", "env": {"HAPI_DEMO_RESUME": "none"}},
                 "codex": {"use": "demo"},
                 "cursor": {"use": "demo"},
+                "pi": {"use": "demo"},
                 "kimi": {"command": "/nowhere/kimi acp"},
                 "grok": {"command": DIES},
             }
