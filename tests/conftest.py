@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.support.clock import WallClock, find_faketime
 from tests.support.hub import OfficialHub, WebClient, find_hub
 from tests.support.runner import Runner
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, all that tests start would inherit that it is ignored
 REQUIRED = frozenset(filter(None, os.environ.get("HAPI_TEST_REQUIRE", "").split(",")))
 
 

@@ -249,7 +249,14 @@ class SessionLink:
                 await self._door.close()
         self._context.ticker.remove(self.session_id)
         self._context.counters["sessions_deleted"] += 1
-        await stop_session(self._context, self.session_id)
+        if self._end is None:
+            await self._end_deleted()
+
+    async def _end_deleted(self) -> None:
+        """A person deleted it at the hub: it is to end here as well."""
+        stopped = await stop_session(self._context, self.session_id)
+        if stopped is None or stopped.status == "still_alive":
+            _log.error("session %s was deleted at the hub and could not be stopped here", self.session_id)
 
     async def _reconcile(self) -> None:
         if not self._backfilled:
