@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -13,21 +12,21 @@ import pytest
 
 from tests.conftest import skip_or_fail
 from tests.support.browser import App, chromium, find_chromium
-from tests.support.hub import OfficialHub
+from tests.support.hub import OfficialHub, unique
 from tests.support.runner import Runner
 
 _AGENTS = ("claude", "opencode")
 
 
 @pytest.fixture(scope="module")
-def app(shared_hub: OfficialHub, request: pytest.FixtureRequest) -> Iterator[App]:
+def app(shared_hub: OfficialHub) -> Iterator[App]:
     """The web app, logged in, with a runner that is online and whose claude and opencode are the demo agent; the
     project is a git repository of two commits' worth of files."""
     if find_chromium() is None:
         skip_or_fail("browser", "Chromium is not installed: apt-get install chromium")
     place = Path(tempfile.mkdtemp(prefix="hapi-b-", dir="/tmp"))
     with Runner(place / "h") as runner:
-        runner.attach(shared_hub, f"b{os.getpid()}-{request.module.__name__.rpartition('_')[2]}")
+        runner.attach(shared_hub, unique("b"))
         environment = {"HAPI_DEMO_HOME": str(place / "demo")}
         (place / "demo").mkdir()
         runner.settings(agents={name: {"use": "demo", "env": environment} for name in _AGENTS})

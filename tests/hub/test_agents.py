@@ -17,7 +17,7 @@ import pytest
 
 from hapi import procs
 from hapi.agents.built_in import FLAVORS
-from tests.support.hub import OfficialHub, WebClient, WebError
+from tests.support.hub import OfficialHub, WebClient, WebError, unique
 from tests.support.runner import Runner, gone
 from tests.support.stub_agent import PROFILES, Stubs, heard
 from tests.support.wait import until
@@ -87,7 +87,7 @@ def stage(shared_hub: OfficialHub) -> Iterator[Stage]:
     path = Path(tempfile.mkdtemp(prefix="hapi-t-", dir="/tmp"))
     stubs = Stubs(path / "stubs")
     with Runner(path / "h") as runner:
-        runner.attach(shared_hub, f"agents-{os.getpid()}")
+        runner.attach(shared_hub, unique("agents"))
         runner.environment |= {
             "PATH": f"{stubs.path}{os.pathsep}{runner.environment['PATH']}",
             "CLI_API_TOKEN": runner.token,

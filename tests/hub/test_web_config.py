@@ -16,7 +16,7 @@ import pytest
 from hapi import procs
 from hapi.ids import SESSION_MARK
 from tests.support.agents import family, members, program
-from tests.support.hub import OfficialHub, WebClient, WebError
+from tests.support.hub import OfficialHub, WebClient, WebError, unique
 from tests.support.runner import Runner, command_line, gone
 from tests.support.wait import until
 
@@ -94,7 +94,7 @@ class Stage:
 def stage(shared_hub: OfficialHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     place = Path(f"/tmp/hapi-c{os.getpid()}")
     with Runner(place / "h") as runner:
-        runner.attach(shared_hub, f"config-{os.getpid()}")
+        runner.attach(shared_hub, unique("config"))
         runner.settings(agents={name: {"use": "demo"} for name in FLAVORS})
         runner.environment |= {"HAPI_DEMO_HOME": str(tmp_path_factory.mktemp("demo")), "HAPI_DEMO_BUSY": "refuse"}
         runner.start("--workspace-root", str(runner.project))

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import skip_or_fail
 from tests.support.desk import Desk, desk
 from tests.support.git import git
-from tests.support.hub import OfficialHub, WebError
+from tests.support.hub import OfficialHub, WebError, unique
 
 pytestmark = pytest.mark.hub
 
@@ -43,7 +43,7 @@ AWKWARD = {
 @pytest.fixture(scope="module")
 def at(shared_hub: OfficialHub) -> Iterator[Desk]:
     """A desk at a project with a bit of everything, and a secret beside it."""
-    with desk(shared_hub, f"files-{os.getpid()}") as found:
+    with desk(shared_hub, unique("files")) as found:
         root = found.make("work")
         (found.place / "secret").write_text("secret")
         fill(root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 
 from tests.support.desk import Desk, desk
 from tests.support.git import git
-from tests.support.hub import OfficialHub
+from tests.support.hub import OfficialHub, unique
 from tests.support.wait import until
 
 pytestmark = pytest.mark.hub
@@ -35,7 +34,7 @@ AWKWARD = (
 def hall(shared_hub: OfficialHub) -> Iterator[Desk]:
     """A runner whose environment is full of settings that would lead git astray."""
     astray = {"GIT_DIR": "/nonexistent", "GIT_EXTERNAL_DIFF": "/nonexistent", "GIT_PAGER": "/nonexistent"}
-    with desk(shared_hub, f"git-{os.getpid()}", HAPI_HOSTNAME="box", SOME_SECRET="s3cret", **astray) as found:
+    with desk(shared_hub, unique("git"), HAPI_HOSTNAME="box", SOME_SECRET="s3cret", **astray) as found:
         yield found
 
 

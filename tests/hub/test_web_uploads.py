@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.desk import Desk, desk
-from tests.support.hub import OfficialHub, WebError
+from tests.support.hub import OfficialHub, WebError, unique
 from tests.support.wait import until
 
 pytestmark = pytest.mark.hub
@@ -21,7 +21,7 @@ IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 @pytest.fixture(scope="module")
 def at(shared_hub: OfficialHub) -> Iterator[Desk]:
     """A desk at a directory with one file."""
-    with desk(shared_hub, f"uploads-{os.getpid()}") as found:
+    with desk(shared_hub, unique("uploads")) as found:
         root = found.make("work")
         (root / "a.txt").write_text("a.txt")
         yield found.open(root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.hub import OfficialHub, WebClient
+from tests.support.hub import OfficialHub, WebClient, unique
 from tests.support.runner import Runner
 from tests.support.wait import until
 
@@ -95,7 +94,7 @@ def chat_at(hub: OfficialHub, name: str, **environment: str) -> Iterator[Chat]:
     with Runner(path / "h") as runner:
         runner.environment |= environment
         runner.settings(agents={"claude": {"use": "demo"}, "codex": {"use": "demo"}})
-        runner.attach(hub, f"{name}{os.getpid()}")
+        runner.attach(hub, unique(name))
         runner.start()
         yield Chat(runner, WebClient(hub.url, runner.token))
     shutil.rmtree(path, ignore_errors=True)

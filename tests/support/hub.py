@@ -23,6 +23,11 @@ _START_S, _STOP_S, _REQUEST_S = 30, 10, 40
 _open = build_opener(ProxyHandler({})).open  # loopback never goes through a proxy
 
 
+def unique(name: str) -> str:
+    """A namespace at the hub that nobody had before: machines of a namespace are listed for 45 s after their end."""
+    return f"{name}-{secrets.token_hex(4)}"
+
+
 def find_hub() -> Path | None:
     """The hub to test with: $HAPI_TEST_HUB, else the one in .cache/hub, else None."""
     named = os.environ.get("HAPI_TEST_HUB")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.hub import OfficialHub, WebClient
+from tests.support.hub import OfficialHub, WebClient, unique
 from tests.support.runner import Runner
 from tests.support.wait import until
 
@@ -25,7 +24,7 @@ class Stage:
     def __init__(self, hub: OfficialHub, home: Runner, namespace: str) -> None:
         self.hub = hub
         self.home = home
-        self.namespace = f"{namespace}-{os.getpid()}"
+        self.namespace = unique(namespace)
         home.attach(hub, self.namespace)
         home.environment |= {"HAPI_DEMO_HOME": str(home.home / "demo"), "HOME": str(home.home)}
         home.settings(
