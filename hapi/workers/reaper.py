@@ -16,6 +16,7 @@ from hapi import clock, closing, config, log, procs, wire
 from hapi.handoff import Build
 from hapi.installed import Installed
 from hapi.paths import Paths
+from hapi.workers import lifeline as lifelines
 from hapi.workers.link import Link
 
 KILL_DEADLINE_S = 3.0
@@ -139,7 +140,7 @@ async def _serve(settings: config.Config, lifeline: int) -> None:
 
     link = Link(settings.paths.bus_endpoint, wire.REAPER, wire.FOR_REAPER, hello)
     work = asyncio.create_task(Reaper(link, settings.paths, settings.heartbeat_interval_ms / 1000).run(), name="reaper")
-    asyncio.get_running_loop().add_reader(lifeline, work.cancel)
+    lifelines.follow(lifeline, work)
     try:
         await work
     except asyncio.CancelledError:

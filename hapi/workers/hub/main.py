@@ -10,6 +10,7 @@ import setproctitle
 import hapi
 from hapi import config, log, procs, wire
 from hapi.errors import HapiError
+from hapi.workers import lifeline as lifelines
 from hapi.workers.hub.connector import run_connector
 from hapi.workers.hub.context import RunnerInfo
 from hapi.workers.link import Link
@@ -32,7 +33,7 @@ async def _serve(settings: config.Config, lifeline: int) -> None:
 
     link = Link(settings.paths.bus_endpoint, wire.HUB, wire.FOR_HUB, hello)
     work = asyncio.create_task(_connect(link, settings), name="hub")
-    asyncio.get_running_loop().add_reader(lifeline, work.cancel)
+    lifelines.follow(lifeline, work)
     try:
         await work
     except asyncio.CancelledError as ended:

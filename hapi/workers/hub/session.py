@@ -29,7 +29,7 @@ from hapi.workers.hub.row import Row
 from hapi.workers.hub.rpc import RpcTable
 from hapi.workers.hub.schema import EndWord, Ping, SessionEnd, SessionReady
 from hapi.workers.hub.session_rpc import SessionRpc, stop_session
-from hapi.workers.hub.timing import pause, within
+from hapi.workers.hub.timing import cancelled, pause, within
 
 GREETING_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 8.0
@@ -211,7 +211,9 @@ class SessionLink:
             try:
                 await self._once()
                 break
-            except Exception:  # noqa: BLE001 - a bug of ours must cost one session's connection, not all of them
+            except Exception:
+                if cancelled():
+                    raise  # a TaskGroup in which something fails while it is cancelled raises that, not the cancel
                 _log.exception("the link of session %s failed", self.session_id)
                 self._context.counters["session_link_bugs"] += 1
                 self._greeted = False
