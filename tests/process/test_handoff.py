@@ -115,7 +115,7 @@ class TestHeartbeat:
         old = runner.start()
         runner.spawn()
         sound = (install.package / "workers/reaper.py").read_text()
-        install.write("workers/reaper.py", sound[: len(sound) // 2] + "\n(")
+        install.write("workers/reaper.py", f"def broken(:\n{sound}")
         install.upgrade(NEW)
         log_says(runner, "not replaced: it does not start")
         beats(runner, 3)
