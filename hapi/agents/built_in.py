@@ -51,6 +51,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     """The agent's own mode id for a mode of ours; modes that are not here are kept by answering its questions."""
     settings: dict[str, tuple[str, ...]] = {}
     """What else the hub lets choose for it, by the hub's name (its protocol, §4.7), with the values it can be given."""
+    asks_in_plan: bool = False
+    """In its plan mode it asks for leave to write all the same; the answer is no."""
     takes_model: bool = True
     efforts: tuple[str, ...] | None = ()
     """The levels it knows; None: any word, it is the model's business; (): it takes none."""
@@ -115,7 +117,8 @@ _ENTRIES = (
           settings={"copilotAgentMode": ("interactive", "plan", "autopilot")}),
     Agent(name="opencode", title="OpenCode", command=("opencode", "acp"), terminal=("opencode",),
           install=f"{_NPM} opencode-ai", modes=("default", "plan", "yolo"), yolo_mode="yolo",
-          acp_modes={"default": "build", "plan": "plan", "yolo": "build"}, efforts=None),
+          acp_modes={"default": "build", "plan": "plan", "yolo": "build"}, asks_in_plan=True,
+          efforts=None),
     Agent(name="dsh", title="dsh", command=("dsh-acp-demo",), install="or name it in HAPI_DSH_ACP_COMMAND",
           override="HAPI_DSH_ACP_COMMAND", override_args="HAPI_DSH_ACP_ARGS_JSON", takes_model=False, resume=""),
     Agent(name="pi", title="pi", command=("pi-acp",), terminal=("pi",), install=f"{_NPM} pi-acp",

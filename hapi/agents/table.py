@@ -213,6 +213,7 @@ def _alias(name: str, used: Agent) -> Agent:
         takes_model=own.takes_model,
         efforts=own.efforts,
         settings=own.settings,
+        asks_in_plan=own.asks_in_plan,
     )
 
 

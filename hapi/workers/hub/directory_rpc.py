@@ -14,7 +14,7 @@ from hapi.errors import ErrorCode, HapiError
 from hapi.store import SessionDirectory
 from hapi.workers.hub import files, git, programs, search, uploads
 from hapi.workers.hub.context import Context
-from hapi.workers.hub.rpc import Rpc
+from hapi.workers.hub.rpc import Rpc, told
 
 
 class _Path(msgspec.Struct):
@@ -47,7 +47,7 @@ class DirectoryRpc:
             "uploadFile": self._upload,
             "deleteUpload": self._delete,
         }
-        return {name: _told(handler) for name, handler in handlers.items()}
+        return {name: told(handler) for name, handler in handlers.items()}
 
     async def _read(self, raw: Any) -> Any:
         """A file of the directory, or an upload by its whole path."""
@@ -93,19 +93,3 @@ class DirectoryRpc:
     def _require_own(self, session_id: str | None) -> None:
         if session_id not in (None, self._session_id):
             raise HapiError(ErrorCode.BAD_REQUEST, "This is another session.")
-
-
-def _told(handler: Rpc) -> Rpc:
-    """The handler with its failures in the form that the hub's routes pass on to the web."""
-
-    async def answer(raw: Any) -> Any:
-        try:
-            return await handler({} if raw is None else raw)
-        except HapiError as error:
-            return {"success": False, "error": error.words}
-        except OSError as error:
-            return {"success": False, "error": f"{error.strerror}."}
-        except (ValueError, msgspec.ValidationError) as error:
-            return {"success": False, "error": f"Invalid parameters: {error}"}
-
-    return answer

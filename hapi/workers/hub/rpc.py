@@ -66,3 +66,19 @@ class RpcTable:
             _log.exception("RPC %s failed", name)
             self._counters["rpc_bugs"] += 1
             raise HapiError(ErrorCode.INTERNAL, f"Internal error in {name}; the runner's log has it.") from None
+
+
+def told(handler: Rpc) -> Rpc:
+    """The handler with its failures in the form that the hub's routes pass on to the web."""
+
+    async def answer(raw: Any) -> Any:
+        try:
+            return await handler({} if raw is None else raw)
+        except HapiError as error:
+            return {"success": False, "error": error.words}
+        except OSError as error:
+            return {"success": False, "error": f"{error.strerror}."}
+        except (ValueError, msgspec.ValidationError) as error:
+            return {"success": False, "error": f"Invalid parameters: {error}"}
+
+    return answer

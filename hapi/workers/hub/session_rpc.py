@@ -77,7 +77,7 @@ class SessionRpc:
             **dict.fromkeys(("listOpencodeReasoningEffortOptions", "listGrokReasoningEffortOptions"), self._efforts),
             "steer-queued-message": self._steer,
             **GeneratedImages(self._context, self._session_id).methods(),
-            **Skills(self._subject).methods(),
+            **Skills(self._context, lambda: self._subject.snapshot().info).methods(),
         }
 
     async def _kill(self, _: Any) -> Any:

@@ -5,16 +5,16 @@ A skill is a directory with a SKILL.md whose front matter has a name and a descr
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hapi import wire
-from hapi.workers.hub.rpc import Rpc
+from hapi.workers.hub.context import Context
+from hapi.workers.hub.rpc import Rpc, told
 
 MAX_SKILLS = 300
 HEAD_BYTES = 8 * 1024
@@ -37,28 +37,22 @@ _FIELD = re.compile(r"^(name|description):[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
-class Subject(Protocol):
-    """The session that asks; a SessionLink."""
-
-    def snapshot(self) -> wire.Snapshot:
-        """Its newest state."""
-
-
 class Skills:
-    """The skills of one session's agent, as its RPC."""
+    """The skills of one session's agent, as its RPC; `info` answers what the session is now."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, context: Context, info: Callable[[], wire.SessionInfo]) -> None:
+        self._files = context.workshop.files
+        self._info = info
 
     def methods(self) -> dict[str, Rpc]:
         """Name → handler."""
-        return {"listSkills": self._list}
+        return {"listSkills": told(self._list)}
 
     async def _list(self, raw: Any) -> Any:
-        info = self._subject.snapshot().info
+        info = self._info()
         flavor = raw.get("flavor") if isinstance(raw, dict) else None
         places = directories(flavor if isinstance(flavor, str) else info.agent, Path(info.directory))
-        return {"success": True, "skills": await asyncio.to_thread(found, places)}
+        return {"success": True, "skills": await self._files.run(found, places)}
 
 
 def directories(flavor: str, project: Path, environ: dict[str, str] | None = None) -> list[Path]:

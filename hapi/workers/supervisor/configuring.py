@@ -68,8 +68,8 @@ class Configuration:
 
     @property
     def plan_denies(self) -> bool:
-        """Whether we keep the agent from writing in plan mode: it has no such mode, or (opencode) asks all the same."""
-        return self._entry.name == "opencode" or self._own_mode("plan") is None
+        """Whether we keep the agent from writing in plan mode: it has no such mode, or asks in it all the same."""
+        return self._entry.asks_in_plan or self._own_mode("plan") is None
 
     def models(self) -> list[wire.Choice]:
         """The models that the agent offers."""
@@ -267,8 +267,8 @@ class Configuration:
     def _native(self, mode: str) -> str | None:
         """The agent's own mode for one of ours: its equal, else its default, which our answers then make into that."""
         equal = self._own_mode(mode)
-        if equal is not None or mode in permissions.AGENTS_OWN or self._entry.name == "copilot":
-            return equal  # copilot's own modes are those of AGENT_MODE
+        if equal is not None or mode in permissions.AGENTS_OWN or AGENT_MODE in self._entry.settings:
+            return equal  # its own modes are those of AGENT_MODE
         return self._own_mode("default")
 
     def _own_mode(self, mode: str) -> str | None:
