@@ -46,6 +46,7 @@ class EndReason(StrEnum):
     SUPERVISOR_LOST = "supervisor lost"
     SPAWN_FAILED = "spawn failed"
     MEMORY_LIMIT = "limit: memory"
+    HANDED_OVER = "handed over"
     MACHINE_REBOOTED = "machine rebooted"
 
 

@@ -12,6 +12,7 @@ from hapi.ids import DEFAULT_NAMESPACE
 
 SUN_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 _LONGEST_SOCKET_NAME = "broker.sock"
+_TERMINAL_DIGITS = len(_LONGEST_SOCKET_NAME) - 1
 
 
 class Paths:
@@ -39,6 +40,10 @@ class Paths:
     def session(self, session_id: str) -> Path:
         """The directory of one session."""
         return self.sessions / session_id
+
+    def terminal_socket(self, session_id: str) -> Path:
+        """Where a session's supervisor lets terminals attach. The name is no longer than the other sockets' names."""
+        return self.run / f"t{session_id.replace('-', '')[:_TERMINAL_DIGITS]}"
 
     def make_private(self) -> None:
         """Create the directories that a runner writes to, mode 0700 whatever the umask.

@@ -21,6 +21,7 @@ PROTOCOL_LEVEL = 2  # the highest level that this code speaks; docs/protocol.md 
 OLDEST_LEVEL = 1  # the lowest that it still serves; who says nothing speaks level 1
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024
+MAX_WAIT_MS = 60_000
 MAX_ORDER_BYTES = MAX_BODY_BYTES - 64 * 1024  # a spawn travels on inside a Welcome
 MAX_FRAME_BYTES = 64 * 1024 * 1024  # ZeroMQ drops the connection of a peer that sends more
 
@@ -28,6 +29,9 @@ BROKER = "broker"
 HUB = "hub"
 REAPER = "reaper"
 CLI = "cli"
+
+
+Driver = Literal["acp", "pty"]
 
 
 def session_peer(session_id: str) -> str:
@@ -64,7 +68,9 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     may or may not have reached the agent; `events_lost`: how many words for the hub found no room on disk.
     `config`: further options in force, by the hub's names (`serviceTier`, …); `defaults`: the `model` and `effort` that
     the agent began with. `granted_mode`: the mode to continue the session with where the agent has gone by itself to
-    `permission_mode`, which grants more than what a person chose; "" where nobody chose any.
+    `permission_mode`, which grants more than what a person chose; "" where nobody chose any. `driver`: how its agent is
+    spoken to, over ACP (`acp`) or as a program in a pseudo-terminal (`pty`). `queued`: messages that wait for the agent;
+    it has nothing left to do when it is idle and none waits. `last_words`: the last line that the agent said.
     """
 
     session_id: str
@@ -94,6 +100,9 @@ class SessionInfo(msgspec.Struct, omit_defaults=True, kw_only=True):
     config: dict[str, str] = {}
     defaults: dict[str, str] = {}
     granted_mode: str | None = None
+    driver: Driver = "acp"
+    queued: int = 0
+    last_words: str | None = None
 
 
 class PermissionRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -320,6 +329,8 @@ class Spawn(msgspec.Struct, tag="spawn", omit_defaults=True, kw_only=True):
 
     `umask`: the caller's, None for the one that the runner was started with. `worktree`: None for none, "" for one with a made-up name. `env`: the caller's environment (a terminal's), None
     for the runner's own. `existing`: continue the record of that id, with the agent's own memory if `resume` names it.
+    `driver` `pty` runs the agent's own interface in a pseudo-terminal of `cols` times `rows`, or `command`, any command
+    at all, if that is not empty; `agent` is then the name to show for it.
     """
 
     session_id: str
@@ -337,17 +348,23 @@ class Spawn(msgspec.Struct, tag="spawn", omit_defaults=True, kw_only=True):
     existing: bool = False
     config: dict[str, str] = {}
     umask: int | None = None
+    driver: Driver = "acp"
+    command: list[str] = []
+    cols: int = 80
+    rows: int = 24
 
 
 class StopSession(msgspec.Struct, tag="stop_session", omit_defaults=True):
     """End a session: `target` is an id, a unique prefix of one, or PID-n. Reply: SessionStopped.
 
     `why`: no person asked for it. The session was started in vain, for this reason, and is recorded as a failed spawn.
+    `handoff`: it goes on elsewhere, by another driver or another client; its end is recorded as `handed over`.
     """
 
     target: str
     by: Literal["user", "hub"] = "user"
     why: str = ""
+    handoff: bool = False
 
 
 class SendText(msgspec.Struct, tag="send_text", omit_defaults=True):
@@ -356,6 +373,17 @@ class SendText(msgspec.Struct, tag="send_text", omit_defaults=True):
     target: str
     text: str
     id: str = ""
+
+
+class WaitSession(msgspec.Struct, tag="wait_session", omit_defaults=True):
+    """Wait until a session has nothing left to do (`idle`, or ended) or has ended. Reply: Waited.
+
+    `timeout_ms` is bounded by MAX_WAIT_MS: whoever has more patience asks again.
+    """
+
+    target: str
+    until: Literal["idle", "ended"] = "idle"
+    timeout_ms: int = 30_000
 
 
 class StopRunner(msgspec.Struct, tag="stop_runner", omit_defaults=True):
@@ -453,6 +481,13 @@ class SessionStopped(msgspec.Struct, tag="session_stopped", omit_defaults=True):
     session_id: str
     rung: str | None = None
     survivors: list[int] = []
+
+
+class Waited(msgspec.Struct, tag="waited"):
+    """How the session is now; `reached`: it is what was waited for, False when the time is up."""
+
+    info: SessionInfo
+    reached: bool
 
 
 class RunnerStopping(msgspec.Struct, tag="runner_stopping"):
@@ -716,8 +751,8 @@ class LiveReasoning(msgspec.Struct, tag="live_reasoning"):
     text: str
 
 
-ControlRequest = GetStatus | ListSessions | Spawn | StopSession | SendText | StopRunner
-ControlReply = Status | SessionList | Spawned | SessionStopped | RunnerStopping | Accepted | Failure
+ControlRequest = GetStatus | ListSessions | Spawn | StopSession | SendText | WaitSession | StopRunner
+ControlReply = Status | SessionList | Spawned | SessionStopped | Waited | RunnerStopping | Accepted | Failure
 ToBroker = (
     Hello
     | Beat
