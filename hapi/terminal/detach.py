@@ -12,7 +12,6 @@ import msgspec
 
 from hapi.errors import ErrorCode, HapiError
 
-DEFAULT_KEY = "Ctrl-\\ d"
 HOLD_S = 0.05  # how long the beginning of what may be a key's sequence is kept back
 _SHIFT, _CTRL, _LOCKS = 1, 4, 64 | 128
 _RELEASE = b"3"

@@ -12,10 +12,9 @@ from typing import Any, Self
 from hapi.clock import monotonic
 from hapi.errors import ErrorCode, HapiError
 from hapi.terminal.guard import Guard
-from hapi.terminal.screen import RESTORE
+from hapi.terminal.screen_modes import RESTORE
 
 LEAVE_S = 1.0  # what a terminal that takes nothing may hold up the end
-ABORT = b"\x18"  # CAN: an escape sequence that was cut is over
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 _DEFAULT_SIZE = (80, 24)
 _SAVE_TITLE, _LEAVE = b"\x1b[22;2t", RESTORE + b"\x1b[23;2t"
@@ -77,9 +76,9 @@ class OwnTerminal:
         """Show what waits, put the terminal back as it was, write `more`. Takes LEAVE_S at most, never raises."""
         if self._guard is None:
             return
-        whole = self._drained()
-        self._out[:] = (b"" if whole else ABORT) + _LEAVE + more
-        self._drained()
+        self._drain()
+        self._out[:] = _LEAVE + more
+        self._drain()
         self._out.clear()
         with contextlib.suppress(termios.error):
             termios.tcsetattr(self._fd, termios.TCSANOW, self._before)
@@ -124,8 +123,8 @@ class OwnTerminal:
         except OSError:
             raise Hungup from None
 
-    def _drained(self) -> bool:
-        """Whether all that waited was shown within LEAVE_S."""
+    def _drain(self) -> None:
+        """Show all that waits, as far as the terminal takes it within LEAVE_S."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         deadline = monotonic() + LEAVE_S
@@ -134,7 +133,6 @@ class OwnTerminal:
             while self._out and (left := deadline - monotonic()) > 0:
                 poll.poll(left * 1000)
                 self.flush()
-        return not self._out
 
 
 def window_size(fd: int) -> tuple[int, int]:
