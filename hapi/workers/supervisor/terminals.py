@@ -59,6 +59,11 @@ class Terminals:
         """The shells that live, by name."""
         return self._shells
 
+    @property
+    def viewers(self) -> int:
+        """How many are connected."""
+        return len(self._connections)
+
     async def open(self) -> None:
         """Listen. Raises HapiError: already_running when somebody answers there, disk when it cannot be made."""
         listening = _bound(self._path)
