@@ -7,6 +7,7 @@ from typing import Any
 
 from hapi import files, ids, wire
 from hapi.agents import table
+from hapi.agents.built_in import Agent
 from hapi.cli import attach, output
 from hapi.cli.recent import recent, used
 from hapi.cli.request import carry_out
@@ -41,11 +42,11 @@ def choose(config: Config) -> str | None:
 
     width = max(len(agent.name) for agent in found)
     rows = [f"{agent.name.ljust(width)}  {agent.title}" for agent in found]
-    chosen = pick(f"Which agent shall work in {output.home_short(os.getcwd())}?", rows)
+    chosen: int | None = pick(f"Which agent shall work in {output.home_short(os.getcwd())}?", rows)
     return None if chosen is None else found[chosen].name
 
 
-def installed(config: Config) -> list[table.Agent]:
+def installed(config: Config) -> list[Agent]:
     """The agents whose terminal program is on this machine, the last used first. The demo agent is not among them."""
     agents = {agent.name: agent for name in table.names(config) if name != DEMO and (agent := _usable(config, name))}
     order = [name for name in recent(config.paths) if name in agents]
@@ -102,7 +103,7 @@ def start(config: Config, wanted: wire.Spawn) -> int:
     return attach.show(config, spawned(config, wanted))
 
 
-def _usable(config: Config, name: str) -> table.Agent | None:
+def _usable(config: Config, name: str) -> Agent | None:
     try:
         agent = table.find(name, config)
         table.resolve(agent, None, terminal=True)
@@ -126,4 +127,3 @@ def _here() -> str:
         hint = "It was removed, or its name is not UTF-8. Go to another one."
         raise HapiError(ErrorCode.BAD_DIRECTORY, "This directory cannot be used.", hint) from None
     return here
-

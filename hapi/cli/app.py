@@ -14,7 +14,7 @@ from hapi.cli.common import examples, state
 from hapi.errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EXIT_USER, ErrorCode, HapiError, exit_status
 
 INTERRUPTED = 130
-_PASS_THROUGH = "hub"  # a command whose words are another program's, like those of each agent
+_HUB = "hub"  # a command whose words are another program's, like those of each agent
 
 app = typer.Typer(
     name="hapi",
@@ -112,8 +112,8 @@ def hoist_namespace(arguments: list[str]) -> list[str]:
 
 def _hands_on(word: str) -> bool:
     """Whether a first word takes all that follow it: the hub's, and any that is no command and so can only be an agent."""
-    names = {known.name for known in (*app.registered_commands, *app.registered_groups)}
-    return word == _PASS_THROUGH or not (word.startswith("-") or word in names)
+    names = {known.name for known in app.registered_commands} | {known.name for known in app.registered_groups}
+    return word == _HUB or not (word.startswith("-") or word in names)
 
 
 def wants_json(arguments: list[str]) -> bool:

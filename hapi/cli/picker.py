@@ -54,7 +54,7 @@ class Menu:
 
     def _line(self, number: int) -> str:
         digit = f"{number + 1}" if number < 9 else " "
-        return f"{'›' if number == self.at else ' '} {digit}  {_COLOURS.sub('', self._rows[number])}"
+        return f"{'>' if number == self.at else ' '} {digit}  {_COLOURS.sub('', self._rows[number])}"
 
 
 def pick(title: str, rows: Sequence[str]) -> int | None:
@@ -79,7 +79,7 @@ def pick(title: str, rows: Sequence[str]) -> int | None:
 
 
 def _marked(line: str) -> str:
-    return output.paint(line, "bold", sys.stderr) if line.startswith("›") else line
+    return output.paint(line, "bold", sys.stderr) if line.startswith(">") else line
 
 
 def _back(lines: int) -> str:
