@@ -30,6 +30,7 @@ class Requests(Books):
 
     def request(self, to: ReplyTo, body: Any, now: float) -> list[Effect]:
         """A request of the CLI or of the hub connector. Errors become answers; nothing is raised."""
+        effects: list[Effect]
         try:
             match body:
                 case wire.ListSessions():
