@@ -25,6 +25,7 @@ from hapi.store import SessionDirectory
 from hapi.workers.link import Link
 from hapi.workers.supervisor import title
 from hapi.workers.supervisor.agent_process import become_subreaper
+from hapi.workers.supervisor.chat_session import ChatSession
 from hapi.workers.supervisor.session import Session
 from hapi.workers.supervisor.start import Starter, continued, first_info
 
@@ -216,7 +217,7 @@ class Supervisor:
             return
         if journal.trouble:
             started.notes.append(f"{journal.trouble} Messages and answers of that time may be missing.")
-        self._session = Session(started, self._link, self._directory, journal)
+        self._session = ChatSession(started, self._link, self._directory, journal)
         self._session.hub_is(up=self._hub)
         crash_point("supervisor.spawn.ready")
         self._session.go()
