@@ -116,7 +116,7 @@ class Session(ABC):
         self._nobody_answers("Session stopped")
         await self._wind_down(busy=busy)
         crash_point("supervisor.stop.cancelled")
-        rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
+        rung, survivors = await self._agent.stop(at_once=self._started.ignores_eof)
         if survivors:
             logger.error("still alive after SIGKILL: %s", survivors)
             self._stopping = None
@@ -153,7 +153,7 @@ class Session(ABC):
 
     async def _release(self) -> wire.SessionStopped:
         await self._wind_down(busy=self.lifecycle.phase in BUSY)
-        rung, survivors = await self._agent.stop(skip_eof=self._started.ignores_eof)
+        rung, survivors = await self._agent.stop(at_once=self._started.ignores_eof)
         await self._last_words()
         status: Literal["stopped", "still_alive"] = "still_alive" if survivors else "stopped"
         return wire.SessionStopped(status, self.info.session_id, rung, survivors)
@@ -171,8 +171,8 @@ class Session(ABC):
         exit_ = await self._agent.exited()
         if self.info.reason is not None or self._released:
             return  # we stopped it
-        tail = await self._agent.stderr_tail()
-        _, survivors = await self._agent.stop(skip_eof=True)
+        tail = await self._agent.tail()
+        _, survivors = await self._agent.stop(at_once=True)
         if survivors:
             logger.error("the agent left processes that survive SIGKILL: %s", survivors)
             await self._agent.tree_ended()

@@ -25,9 +25,10 @@ from hapi.lifecycle import Phase
 from hapi.store import SessionDirectory
 from hapi.workers.supervisor import questions
 from hapi.workers.supervisor.acp_events import Turn
-from hapi.workers.supervisor.agent_process import AgentProcess, Launch
+from hapi.workers.supervisor.agent_process import Launch
 from hapi.workers.supervisor.configuring import Configuration
 from hapi.workers.supervisor.environment import agent_environment
+from hapi.workers.supervisor.piped_agent import PipedAgent
 
 if TYPE_CHECKING:  # the driver brings half a second of imports
     from hapi.workers.supervisor.acp_driver import AcpDriver
@@ -116,7 +117,7 @@ class Starter:
         started = self._started
         agent = getattr(started, "agent", None)
         if agent is not None:
-            _, self.survivors = await agent.stop(skip_eof=True)
+            _, self.survivors = await agent.stop(at_once=True)
             agent.stop_reaping()
             if self.survivors:
                 self._left(f"These processes survive SIGKILL: {', '.join(map(str, self.survivors))}.")
@@ -201,7 +202,7 @@ class Starter:
         environment = agent_environment(base, started.info.session_id, extra, started.info.worktree)
         launch = Launch(argv, started.info.directory, environment, self._umask)
         home = self._config.home
-        process = await AgentProcess.start(launch, self._directory.agent_log, lambda pid: is_ours(pid, home))
+        process = await PipedAgent.start(launch, self._directory.agent_log, lambda pid: is_ours(pid, home))
         started.agent = process
         started.info.agent_process = process.identity
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, process.reap)
