@@ -34,7 +34,23 @@ class Tmux:
         self._directory = directory
         self._socket = directory / "tmux"
         self._count = 0
-        self._run("new-session", "-d", "-s", "base", "sleep 1000", ";", "set", "-g", "status", "off", ";", "set", "-g", "history-limit", "5000")
+        self._run(
+            "new-session",
+            "-d",
+            "-s",
+            "base",
+            "sleep 1000",
+            ";",
+            "set",
+            "-g",
+            "status",
+            "off",
+            ";",
+            "set",
+            "-g",
+            "history-limit",
+            "5000",
+        )
 
     def show(self, data: bytes, cols: int = 80, rows: int = 24, *, history: bool = True) -> Shown:
         """A new terminal of this size after these bytes."""
@@ -42,12 +58,31 @@ class Tmux:
         name = f"t{self._count}"
         path = self._directory / name
         path.write_bytes(data)
-        program = _PROGRAM.format(path=shlex.quote(str(path)), tmux=f"tmux -S {shlex.quote(str(self._socket))}", name=name)
+        program = _PROGRAM.format(
+            path=shlex.quote(str(path)), tmux=f"tmux -S {shlex.quote(str(self._socket))}", name=name
+        )
         start = ["-S", "-"] if history else []
         flags = " ".join(f"#{{{flag}}}" for flag in _FLAGS) + " #{pane_title}"
         out = self._run(
             *("new-session", "-d", "-s", name, "-x", str(cols), "-y", str(rows), program, ";", "wait-for", name, ";"),
-            *("capture-pane", "-p", "-e", *start, "-t", name, ";", "display-message", "-p", "-t", name, flags, ";", "kill-session", "-t", name),
+            *(
+                "capture-pane",
+                "-p",
+                "-e",
+                *start,
+                "-t",
+                name,
+                ";",
+                "display-message",
+                "-p",
+                "-t",
+                name,
+                flags,
+                ";",
+                "kill-session",
+                "-t",
+                name,
+            ),
         )
         path.unlink()
         *lines, state = out.removesuffix("\n").split("\n")
@@ -64,4 +99,6 @@ class Tmux:
         command = ["tmux", "-S", str(self._socket), "-f", "/dev/null", *arguments]
         environment = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
         environment.pop("TMUX", None)
-        return subprocess.run(command, env=environment, check=True, capture_output=True, timeout=_DEADLINE_S).stdout.decode()
+        return subprocess.run(
+            command, env=environment, check=True, capture_output=True, timeout=_DEADLINE_S
+        ).stdout.decode()
