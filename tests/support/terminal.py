@@ -177,6 +177,6 @@ class RawViewer:
             self.lost += message.lost if isinstance(message, Replay) else 0
 
     async def close(self) -> None:
-        self._writer.close()
+        self._writer.transport.abort()  # what the other side does not read is no reason to wait
         with suppress(ConnectionError):
             await self._writer.wait_closed()
