@@ -9,7 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from hapi import __version__
-from hapi.cli import auth, doctor, home, hub, output, runner, service, sessions, spawn, worktree
+from hapi.cli import (
+    auth,
+    doctor,
+    home,
+    hub,
+    output,
+    runner,
+    send,
+    service,
+    sessions,
+    spawn,
+    transcripts,
+    wait,
+    worktree,
+)
 from hapi.cli.common import examples, state
 from hapi.errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EXIT_USER, ErrorCode, HapiError, exit_status
 
@@ -58,7 +72,9 @@ app.add_typer(auth.app, name="auth")
 app.add_typer(doctor.app, name="doctor")
 app.add_typer(worktree.app, name="worktree")
 hub.register(app)
-sessions.register_send(app)
+send.register(app)
+wait.register(app)
+transcripts.register(app)
 
 
 def run(arguments: list[str]) -> int:
