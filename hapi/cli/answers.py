@@ -61,12 +61,9 @@ def ask(config: Config, said: wire.SendText, patience_s: float | None, progress:
     if info.driver == "pty":
         hint = f"See its screen: hapi send {said.target} … && hapi wait {said.target} && hapi logs {said.target}"
         raise HapiError(ErrorCode.BAD_REQUEST, "What is an answer in a terminal cannot be told.", hint)
-    tail = Tail(config.paths.session(info.session_id) / "transcript", whole=True)
-    try:
+    with Tail(config.paths.session(info.session_id) / "transcript", whole=True) as tail:
         carry_out(config, msgspec.structs.replace(said, target=info.session_id), wire.Accepted, progress)
         return _await(config, info.session_id, Answer(said.id), tail, patience_s, progress)
-    finally:
-        tail.close()
 
 
 def _await(  # noqa: PLR0913, PLR0917

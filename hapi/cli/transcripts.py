@@ -44,11 +44,11 @@ def logs(
     if not directory.transcript.exists() and not (follow and is_live(directory)):
         raise HapiError(ErrorCode.NO_LOGS, f"Nothing was said in session {directory.path.name}, or it is too old.")
     show = _copy if as_json else Script().show
-    tail = Tail(directory.transcript, whole=True)
-    lines = tail.lines()
-    show(lines if count is None else lines[max(0, len(lines) - count) :])
-    if follow:
-        follow_until_ended(directory, lambda: show(tail.lines()))
+    with Tail(directory.transcript, whole=True) as tail:
+        lines = tail.lines()
+        show(lines if count is None else lines[max(0, len(lines) - count) :])
+        if follow:
+            follow_until_ended(directory, lambda: show(tail.lines()))
 
 
 def is_live(directory: SessionDirectory) -> bool:

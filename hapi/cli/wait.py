@@ -7,6 +7,7 @@ import select
 from enum import StrEnum
 from typing import Annotated
 
+import msgspec
 import typer
 
 from hapi import wire
@@ -16,8 +17,8 @@ from hapi.cli.request import carry_out, have_runner
 from hapi.cli.sessions import SessionTarget, end_words, to_json
 from hapi.clock import monotonic
 from hapi.config import Config
-from hapi.control import Waiting, has_socket
-from hapi.errors import ErrorCode, HapiError, NotRunning
+from hapi.control import Control, Waiting
+from hapi.errors import ErrorCode, HapiError
 from hapi.lifecycle import Phase
 
 EXIT_TIMEOUT = 124  # as timeout(1) has it
@@ -78,54 +79,65 @@ def wait_for(
     """
     started = monotonic()
     deadline = math.inf if patience_s is None else started + patience_s
-    away_until, slice_s = math.inf, _SLICE_S
-
-    def waiting(_: float) -> None:
-        progress(monotonic() - started)
-
+    seeker = _Seeker(config, lambda _: progress(monotonic() - started))
     while True:
         left = max(0.0, deadline - monotonic())
-        body = wire.WaitSession(target, "ended" if goal == Goal.ENDED else "idle", round(min(left, slice_s) * 1000))
+        waited = seeker.ask(wire.WaitSession(target, "ended" if goal == Goal.ENDED else "idle"), left)
+        if waited is not None:
+            if waited.reached or monotonic() >= deadline:
+                return waited
+            target = waited.info.session_id  # a prefix may come to mean another one
+
+
+class _Seeker:
+    """Asks the runner, and the next one when that goes."""
+
+    def __init__(self, config: Config, waiting: Waiting) -> None:
+        self._config = config
+        self._waiting = waiting
+        self._asked = False
+        self._stopped = False
+        self._away_until = math.inf
+
+    def ask(self, body: wire.WaitSession, left_s: float) -> wire.Waited | None:
+        """The answer within `left_s` or so; None when the runner went, and there is, or may soon be, another."""
+        patience_s = min(left_s, _SLICE_S if self._away_until == math.inf else _AGAIN_S)
+        body = msgspec.structs.replace(body, timeout_ms=round(patience_s * 1000))
         try:
-            waited = _ask(config, body, waiting)
+            waited = self._request(body)
         except HapiError as error:
-            away_until = min(away_until, monotonic() + RETURN_S)
-            if error.code not in _PASSING or monotonic() >= min(deadline, away_until):
-                raise
-            _await_runner(config, error, min(deadline, away_until), waiting)
-            slice_s = _AGAIN_S
-            continue
-        away_until, slice_s = math.inf, _SLICE_S
-        if waited.reached or monotonic() >= deadline:
-            return waited
-        target = waited.info.session_id  # a prefix may come to mean another one
+            self._survive(error, left_s)
+            return None
+        self._stopped, self._away_until = False, math.inf
+        return waited
 
-
-def _ask(config: Config, body: wire.WaitSession, waiting: Waiting) -> wire.Waited:
-    budget = (body.timeout_ms + config.control_timeout_ms) / 1000
-    try:
-        return carry_out(config, body, wire.Waited, waiting, budget)
-    except HapiError as error:
-        if error.code is not ErrorCode.BAD_REQUEST:
-            raise
-        message = "The runner is of an older version, which cannot wait for sessions."
-        raise HapiError(ErrorCode.PROTOCOL_MISMATCH, message, "hapi runner restart") from None
-
-
-def _await_runner(config: Config, error: HapiError, deadline: float, waiting: Waiting) -> None:
-    """Return when there is a runner again. Raises `error` when the time is up."""
-    if error.code is ErrorCode.NOT_RUNNING:  # it crashed
-        have_runner(config, waiting)
-        return
-    while monotonic() < deadline:
+    def _request(self, body: wire.WaitSession) -> wire.Waited:
+        budget = (body.timeout_ms + self._config.control_timeout_ms) / 1000
         try:
-            if has_socket(config.paths):
-                return
-        except NotRunning:
-            pass  # a stop and a start are two commands
-        waiting(0)
-        select.select([], [], [], _TICK_S)  # a lock that is taken cannot be waited for
-    raise error
+            if self._asked:
+                return Control(self._config, self._waiting).ask(body, wire.Waited, budget)
+            waited = carry_out(self._config, body, wire.Waited, self._waiting, budget)
+        except HapiError as error:
+            if error.code is not ErrorCode.BAD_REQUEST:
+                raise
+            message = "The runner is of an older version, which cannot wait for sessions."
+            raise HapiError(ErrorCode.PROTOCOL_MISMATCH, message, "hapi runner restart") from None
+        finally:
+            self._asked = True
+        return waited
+
+    def _survive(self, error: HapiError, left_s: float) -> None:
+        """Start a runner that crashed; wait a moment for one that was stopped. Raises what cannot be mended so."""
+        now = monotonic()
+        self._away_until = min(self._away_until, now + RETURN_S)
+        self._stopped = self._stopped or error.code is ErrorCode.SHUTTING_DOWN
+        if error.code not in _PASSING or left_s <= 0 or now >= self._away_until:
+            raise error
+        if self._stopped:
+            self._waiting(0)
+            select.select([], [], [], _TICK_S)  # a lock that is taken cannot be waited for
+        else:
+            have_runner(self._config, self._waiting)
 
 
 def _words(info: wire.SessionInfo) -> str:

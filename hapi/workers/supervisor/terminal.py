@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from hapi import clock
 from hapi.errors import ErrorCode, HapiError
@@ -30,7 +30,14 @@ _FOCUS_LEFT = b"\x1b[O"  # a terminal says so when its person turns to another o
 logger = logging.getLogger(__name__)
 
 
-class Viewer(Protocol):
+class Typing(Protocol):
+    """Who types, and waits for room to."""
+
+    def go_on(self) -> None:
+        """There is room for input again."""
+
+
+class Viewer(Typing, Protocol):
     """Who looks at a terminal, as the terminal knows it. No method blocks or raises."""
 
     cols: int
@@ -43,9 +50,6 @@ class Viewer(Protocol):
 
     def resized_to(self, cols: int, rows: int) -> None:
         """The terminal has another size, and not by this viewer's doing."""
-
-    def go_on(self) -> None:
-        """There is room for input again."""
 
     def finish(self, ended: Ended) -> None:
         """The last message; a viewer that lags gets the screen before it."""
@@ -70,7 +74,7 @@ class Terminal:
         self._clock = monotonic
         self._loop = asyncio.get_running_loop()
         self._viewers: list[Viewer] = []  # whoever was active last comes last
-        self._waiting: list[Viewer] = []
+        self._waiting: list[Typing] = []
         self._input = bytearray()
         self._drawing: asyncio.TimerHandle | None = None
         self._wrote = False
@@ -130,14 +134,15 @@ class Terminal:
         if not viewer.read_only and self.end is None:
             self._activate(viewer)
 
-    def wait_for_room(self, viewer: Viewer) -> None:
-        """Tell the viewer to go on when the program has read most of what waits for it."""
-        self._waiting.append(viewer)
+    def wait_for_room(self, typing: Typing) -> None:
+        """Tell it to go on when the program has read most of what waits."""
+        self._waiting.append(typing)
 
     def replay(self, lost: int = 0) -> Replay:
-        """The screen as it is now; `lost` bytes did not reach the viewer."""
+        """The screen as it is now, for a viewer that missed `lost` bytes; for one that comes, what history misses."""
         self.settle()
-        return Replay(data=self.recorder.screen.replay(lost=lost + self.recorder.lost), lost=lost + self.recorder.lost)
+        lost = lost or self.recorder.lost
+        return Replay(data=self.recorder.screen.replay(lost=lost), lost=lost)
 
     # ------------------------------------------------------------------------------------------------- program
 
@@ -157,8 +162,14 @@ class Terminal:
     def settle(self) -> None:
         """Bring the screen up to all that was written; at most 1 MiB of it is drawn."""
         if self.recorder.pending:
-            self.recorder.settle()
+            self._record(self.recorder.settle)
             self._drawn()
+
+    def catch_up(self) -> None:
+        """Take what the program has written and nobody has read yet; 4 MiB at most. Then as `settle`."""
+        if self.end is None:
+            self._drain()
+        self.settle()
 
     def hang_up(self) -> None:
         """Tell the program that its terminal is gone; what it still writes is heard."""
@@ -169,9 +180,8 @@ class Terminal:
         """The program has ended, or nobody waits for it any more: show its last output, tell the viewers, close."""
         if self.end is not None:
             return
-        self._drain()
+        self.catch_up()
         self.end = end
-        self.settle()
         if self._drawing is not None:
             self._drawing.cancel()
         self._loop.remove_reader(self._pty.master)
@@ -223,7 +233,7 @@ class Terminal:
             else:  # a question has one answer: that of the terminal that is typed at
                 plain = plain or frame(Output(without_questions(data)))
                 viewer.show(plain, len(data))
-        self.recorder.write(data)
+        self._record(self.recorder.write, data)
         self._wrote = True
         if self._drawing is None:
             self._drawing = self._loop.call_later(DRAW_DELAY_S, self._draw)
@@ -233,12 +243,21 @@ class Terminal:
     def _draw(self) -> None:
         """Draw a slice; the next one when the loop has looked at its descriptors, later while output goes on."""
         self._drawing = None
-        more = self.recorder.step()
+        more = bool(self._record(self.recorder.step))
         self._drawn(whole=not more)
         if more:
             delay = DRAW_DELAY_S if self._wrote else 0.0
             self._wrote = False
             self._drawing = self._loop.call_later(delay, self._draw)
+
+    def _record(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """A mistake of our screen costs what was on it, not the terminal."""
+        try:
+            return work(*arguments)
+        except Exception:
+            logger.exception("terminal %s: the screen is begun anew", self.name)
+            self.recorder = Recorder(*self.size)
+            return None
 
     def _drawn(self, *, whole: bool = True) -> None:
         answers = self.recorder.screen.answers()
@@ -273,8 +292,8 @@ class Terminal:
             self._loop.remove_writer(self._pty.master)
         if len(self._input) <= INPUT_LOW_BYTES and self._waiting:
             waiting, self._waiting = self._waiting, []
-            for viewer in waiting:
-                viewer.go_on()
+            for typing in waiting:
+                typing.go_on()
 
     # ------------------------------------------------------------------------------------------------- size
 
@@ -296,7 +315,7 @@ class Terminal:
             return
         self.settle()
         self._pty.resize(cols, rows)
-        self.recorder.screen.resize(*self.size)
+        self.recorder.resize(*self.size)
         for viewer in self._viewers:
             if viewer is not cause:
                 viewer.resized_to(*self.size)
