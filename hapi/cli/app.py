@@ -9,7 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from hapi import __version__
-from hapi.cli import auth, doctor, hub, output, runner, service, sessions, spawn, terminals, worktree
+from hapi.cli import (
+    auth,
+    doctor,
+    hub,
+    output,
+    runner,
+    send,
+    service,
+    sessions,
+    spawn,
+    terminals,
+    transcripts,
+    wait,
+    worktree,
+)
 from hapi.cli.common import examples, state
 from hapi.errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EXIT_USER, ErrorCode, HapiError, exit_status
 
@@ -61,8 +75,10 @@ app.add_typer(auth.app, name="auth")
 app.add_typer(doctor.app, name="doctor")
 app.add_typer(worktree.app, name="worktree")
 hub.register(app)
+send.register(app)
+wait.register(app)
+transcripts.register(app)
 terminals.register(app)
-sessions.register_send(app)
 
 
 def run(arguments: list[str]) -> int:

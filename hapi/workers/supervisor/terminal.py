@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from hapi import clock
 from hapi.errors import ErrorCode, HapiError
@@ -162,7 +162,7 @@ class Terminal:
     def settle(self) -> None:
         """Bring the screen up to all that was written; at most 1 MiB of it is drawn."""
         if self.recorder.pending:
-            self.recorder.settle()
+            self._record(self.recorder.settle)
             self._drawn()
 
     def catch_up(self) -> None:
@@ -233,7 +233,7 @@ class Terminal:
             else:  # a question has one answer: that of the terminal that is typed at
                 plain = plain or frame(Output(without_questions(data)))
                 viewer.show(plain, len(data))
-        self.recorder.write(data)
+        self._record(self.recorder.write, data)
         self._wrote = True
         if self._drawing is None:
             self._drawing = self._loop.call_later(DRAW_DELAY_S, self._draw)
@@ -243,12 +243,21 @@ class Terminal:
     def _draw(self) -> None:
         """Draw a slice; the next one when the loop has looked at its descriptors, later while output goes on."""
         self._drawing = None
-        more = self.recorder.step()
+        more = bool(self._record(self.recorder.step))
         self._drawn(whole=not more)
         if more:
             delay = DRAW_DELAY_S if self._wrote else 0.0
             self._wrote = False
             self._drawing = self._loop.call_later(delay, self._draw)
+
+    def _record(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """A mistake of our screen costs what was on it, not the terminal."""
+        try:
+            return work(*arguments)
+        except Exception:
+            logger.exception("terminal %s: the screen is begun anew", self.name)
+            self.recorder = Recorder(*self.size)
+            return None
 
     def _drawn(self, *, whole: bool = True) -> None:
         answers = self.recorder.screen.answers()
