@@ -11,6 +11,7 @@ import typer
 from hapi import __version__
 from hapi.cli import (
     auth,
+    completion,
     doctor,
     home,
     hub,
@@ -34,7 +35,7 @@ app = typer.Typer(
     name="hapi",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    add_completion=True,
+    add_completion=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
@@ -45,7 +46,7 @@ app = typer.Typer(
         "hapi                                   start the runner if needed, and say what runs",
         "hapi runner spawn ~/proj --agent demo  start a session",
         "hapi --namespace work runner list      the sessions of another namespace",
-        "hapi --install-completion              complete commands with Tab",
+        "hapi completion bash                   complete commands, agents and sessions with Tab",
     ),
 )
 def root(
@@ -75,6 +76,7 @@ hub.register(app)
 send.register(app)
 wait.register(app)
 transcripts.register(app)
+completion.register(app)
 
 
 def run(arguments: list[str]) -> int:
