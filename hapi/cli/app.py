@@ -13,7 +13,6 @@ from hapi.cli import (
     auth,
     completion,
     doctor,
-    home,
     hub,
     output,
     runner,
@@ -21,6 +20,7 @@ from hapi.cli import (
     service,
     sessions,
     spawn,
+    terminals,
     transcripts,
     wait,
     worktree,
@@ -29,10 +29,11 @@ from hapi.cli.common import examples, state
 from hapi.errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EXIT_USER, ErrorCode, HapiError, exit_status
 
 INTERRUPTED = 130
-_PASS_THROUGH = frozenset({"hub"})  # commands whose words are another program's
+_HUB = "hub"  # a command whose words are another program's, like those of each agent
 
 app = typer.Typer(
     name="hapi",
+    cls=terminals.Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     add_completion=False,
@@ -43,8 +44,10 @@ app = typer.Typer(
 @app.callback(
     invoke_without_command=True,
     epilog=examples(
-        "hapi                                   start the runner if needed, and say what runs",
-        "hapi runner spawn ~/proj --agent demo  start a session",
+        "hapi                                   pick an agent, and work with it here",
+        "hapi claude                            the same with this agent; all further words are its own",
+        "hapi run -- make test                  any command, in a session that outlives this terminal",
+        "hapi runner spawn ~/proj --agent demo  start a session for chatting, without a terminal",
         "hapi --namespace work runner list      the sessions of another namespace",
         "hapi completion bash                   complete commands, agents and sessions with Tab",
     ),
@@ -62,7 +65,7 @@ def root(
         raise typer.Exit
     state.namespace = namespace
     if context.invoked_subcommand is None:
-        home.show()
+        terminals.begin()
 
 
 app.add_typer(runner.app, name="runner")
@@ -77,6 +80,7 @@ send.register(app)
 wait.register(app)
 transcripts.register(app)
 completion.register(app)
+terminals.register(app)
 
 
 def run(arguments: list[str]) -> int:
@@ -112,7 +116,7 @@ def hoist_namespace(arguments: list[str]) -> list[str]:
     words = list(arguments)
     while words:
         word = words.pop(0)
-        if word == "--" or (word in _PASS_THROUGH and not any(not earlier.startswith("-") for earlier in rest)):
+        if word == "--" or (_hands_on(word) and all(earlier.startswith("-") for earlier in rest)):
             rest += [word, *words]
             break
         if word == "--namespace" and words:
@@ -122,6 +126,12 @@ def hoist_namespace(arguments: list[str]) -> list[str]:
         else:
             rest.append(word)
     return front + rest
+
+
+def _hands_on(word: str) -> bool:
+    """Whether a first word takes all that follow it: the hub's, and any that is no command and so can only be an agent."""
+    names = {known.name for known in app.registered_commands} | {known.name for known in app.registered_groups}
+    return word == _HUB or not (word.startswith("-") or word in names)
 
 
 def wants_json(arguments: list[str]) -> bool:

@@ -29,7 +29,7 @@ import hapi
 from hapi.agents.offers import MODE, Offers
 from hapi.errors import ErrorCode, HapiError
 from hapi.workers.supervisor.acp_transport import AgentTransport
-from hapi.workers.supervisor.agent_process import AgentProcess
+from hapi.workers.supervisor.piped_agent import PipedAgent
 
 CALL_TIMEOUT_S = 10.0
 EXIT_GRACE_S = 2.0
@@ -55,7 +55,7 @@ class AcpDriver:
 
     def __init__(
         self,
-        agent: AgentProcess,
+        agent: PipedAgent,
         on_update: Callable[[dict[str, Any]], None],
         on_permission: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]],
     ) -> None:
@@ -248,7 +248,7 @@ class AcpDriver:
 
     async def _last_words(self, wait_s: float = 0.2) -> str:
         """The end of the agent's stderr, and the first line on stdout that was no message: often that says it all."""
-        said = [await self._agent.stderr_tail(wait_s)]
+        said = [await self._agent.tail(wait_s)]
         if self.transport.first_garbage:
             said.append(f"It printed, instead of a message: {self.transport.first_garbage}")
         return "\n".join(said).strip() or "It said nothing. Run it by hand to see why."

@@ -1,4 +1,6 @@
-"""The agent as a process: started in a group of its own, drained, watched, and ended with all its descendants.
+"""The agent as a process: started in a group of its own, watched, and ended with all its descendants.
+
+What it is spoken to by differs: `PipedAgent` has pipes, `TerminalAgent` a terminal.
 
 The supervisor is a child subreaper (Linux): whatever the agent starts, however detached, becomes our child when its
 parent ends, so the whole tree is "our descendants", and every death of an orphan reaches us as SIGCHLD.
@@ -12,10 +14,9 @@ import logging
 import os
 import signal
 import subprocess
-from collections import deque
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
-from typing import IO
+from typing import Any
 
 import msgspec
 
@@ -24,11 +25,6 @@ from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode, HapiError
 from hapi.ids import ProcessId
 
-LINE_LIMIT = 64 * 1024 * 1024
-STDERR_TAIL_LINES = 20
-STDERR_LINE_LIMIT = 400
-AGENT_LOG_BYTES = 5 * 1024 * 1024
-_STDERR_CHUNK = 64 * 1024
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _RECHECK_S = 0.25
@@ -44,9 +40,10 @@ class Rung(msgspec.Struct, frozen=True):
 
 
 EOF = Rung("eof", 1.5)
+HANG_UP = Rung("hangup", 1.5)
 TERMINATE = Rung("terminate", 3.0)
 KILL = Rung("kill", 3.0)
-LADDER_S = EOF.wait_s + TERMINATE.wait_s + KILL.wait_s
+LADDER_S = max(EOF.wait_s, HANG_UP.wait_s) + TERMINATE.wait_s + KILL.wait_s
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -57,6 +54,22 @@ class Launch(msgspec.Struct, frozen=True):
     environment: dict[str, str]
     umask: int = 0o022
     parent_dies: int = 0
+
+
+def run(launch: Launch, **child: Any) -> subprocess.Popen[bytes]:
+    """Start a process with `child` as further arguments. Raises HapiError(agent_unavailable or bad_directory)."""
+    try:
+        return subprocess.Popen(
+            launch.argv,
+            cwd=launch.directory,
+            env=launch.environment,
+            umask=launch.umask,
+            **child,
+        )
+    except OSError as error:
+        code = ErrorCode.BAD_DIRECTORY if error.filename == launch.directory else ErrorCode.AGENT_UNAVAILABLE
+        message = f"Cannot run {launch.argv[0]} in {launch.directory}: {error.strerror}."
+        raise HapiError(code, message, "Run it by hand there to see why.") from None
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -81,48 +94,33 @@ def become_subreaper() -> None:
         logger.warning("cannot become a subreaper: %s", os.strerror(ctypes.get_errno()))
 
 
-class AgentProcess:
-    """A running agent. Make one with `start`; end it with `stop`, also after it has exited by itself."""
+class AgentProcess(ABC):
+    """A running agent. End it with `stop`, also after it has exited by itself. Lives on the running event loop.
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, spare: Callable[[int], bool]) -> None:
+    `on_child` is called with pid and wait status of every other child that was waited for.
+    """
+
+    first_rung: Rung
+
+    def __init__(self, process: subprocess.Popen[bytes], spare: Callable[[int], bool]) -> None:
+        """A stop leaves alone what `spare` names."""
         self._process = process
         self._spare = spare
-        self._log = log
-        self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self._changed = asyncio.Event()
-        self._tail: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
-        self._logged = 0
+        self._reaping = True
+        self.on_child: Callable[[int, int], object] | None = None
         self.pid = process.pid
         self.identity: ProcessId | None = procs.identity(process.pid)
         self.exit: Exit | None = None
-        self.reader = asyncio.StreamReader(limit=LINE_LIMIT)
-        self.writer: asyncio.StreamWriter
-        self._stderr_closed = asyncio.Event()
-        self._reaping = True
 
-    @classmethod
-    async def start(cls, launch: Launch, log: Path, spare: Callable[[int], bool]) -> AgentProcess:
-        """Run an agent; its stderr goes to `log`, and a stop leaves alone what `spare` names. Raises HapiError(agent_unavailable or bad_directory) with the system's reason."""
-        try:
-            process = subprocess.Popen(  # noqa: ASYNC220 - a fork of ours; awaiting it would buy nothing
-                launch.argv,
-                cwd=launch.directory,
-                env=launch.environment,
-                umask=launch.umask,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                preexec_fn=_follow_parent(launch.parent_dies),  # noqa: PLW1509 - it makes one system call
-            )
-        except OSError as error:
-            code = ErrorCode.BAD_DIRECTORY if error.filename == launch.directory else ErrorCode.AGENT_UNAVAILABLE
-            message = f"Cannot run {launch.argv[0]} in {launch.directory}: {error.strerror}."
-            raise HapiError(code, message, "Run it by hand there to see why.") from None
-        agent = cls(process, log, spare)
-        await agent._connect()
-        return agent
+    @abstractmethod
+    async def tail(self, wait_s: float = 0.2) -> str:
+        """The last lines that it wrote for people; waits briefly for what is still on its way."""
+
+    @abstractmethod
+    def take_leave(self) -> None:
+        """The first rung: tell the agent, the way it is spoken to, that nobody is there any more."""
 
     def reap(self) -> None:
         """Collect every child that has ended; call on SIGCHLD. Keeps no zombies."""
@@ -135,6 +133,8 @@ class AgentProcess:
                 break
             if pid == self.pid:
                 self._exited(status)
+            elif self.on_child is not None:
+                self.on_child(pid, status)
         self._changed.set()
 
     def stop_reaping(self) -> None:
@@ -146,24 +146,16 @@ class AgentProcess:
         await self._gone.wait()
         return self.exit or Exit(None, None)
 
-    async def stderr_tail(self, wait_s: float = 0.2) -> str:
-        """The last lines on stderr; waits briefly for what is still in the pipe."""
-        try:
-            await asyncio.wait_for(self._stderr_closed.wait(), wait_s)
-        except TimeoutError:
-            pass  # a descendant holds the pipe: what we have is what there is
-        return "\n".join(self._tail)
-
-    async def stop(self, *, skip_eof: bool = False) -> tuple[str | None, list[int]]:
-        """End the agent and all its descendants; at most 7.5 s.
+    async def stop(self, *, at_once: bool = False) -> tuple[str | None, list[int]]:
+        """End the agent and all its descendants; at most 7.5 s. `at_once`: do not wait for what the first rung does.
 
         Returns the rung that was needed (None: all were gone already) and the pids that survived even that.
         """
         if not self._tree():
             return None, []
-        self.writer.close()
-        if not skip_eof and await self._tree_gone(EOF.wait_s):
-            return EOF.name, []
+        self.take_leave()
+        if not at_once and await self._tree_gone(self.first_rung.wait_s):
+            return self.first_rung.name, []
         for rung, number in ((TERMINATE, signal.SIGTERM), (KILL, signal.SIGKILL)):
             crash_point("supervisor.stop.rung")
             self._signal_tree(number)
@@ -191,8 +183,8 @@ class AgentProcess:
 
         A runner that the agent started (see hapi.kin) is not among them.
         """
-        if procs.LINUX:
-            return procs.descendants(os.getpid(), self._spare)
+        if procs.LINUX:  # an orphan that becomes ours while we look is seen nowhere the first time
+            return procs.descendants(os.getpid(), self._spare) or procs.descendants(os.getpid(), self._spare)
         own = [self.identity] if self.identity is not None and procs.is_alive(self.identity) else []
         return [*own, *procs.descendants(self.pid, self._spare)]
 
@@ -217,49 +209,10 @@ class AgentProcess:
                 self._signal_tree(repeat)
         return True
 
-    async def _connect(self) -> None:
-        process, loop = self._process, self._loop
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self.reader), _pipe(process.stdout))
-        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, _pipe(process.stdin))
-        transport.set_write_buffer_limits(0)  # `drain` returns when all is in the pipe
-        self.writer = asyncio.StreamWriter(transport, protocol, None, loop)
-        await loop.connect_read_pipe(lambda: _StderrSink(self._take_stderr, self._stderr_closed), _pipe(process.stderr))
 
-    def _take_stderr(self, data: bytes) -> None:
-        self._tail.extend(line[:STDERR_LINE_LIMIT] for line in data.decode(errors="replace").splitlines())
-        try:
-            if self._logged + len(data) > AGENT_LOG_BYTES:
-                self._log.replace(self._log.with_name(f"{self._log.name}.1"))
-            with self._log.open("ab") as file:
-                self._logged = file.tell() + len(data)
-                file.write(data)
-        except OSError as error:
-            logger.warning("cannot write %s: %s", self._log, error)
-
-
-class _StderrSink(asyncio.Protocol):
-    """Reads the agent's stderr as fast as it comes, so that the agent never blocks on it."""
-
-    def __init__(self, take: Callable[[bytes], None], closed: asyncio.Event) -> None:
-        self._take = take
-        self._closed = closed
-
-    def data_received(self, data: bytes) -> None:
-        self._take(data)
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self._closed.set()
-
-
-def _follow_parent(number: int) -> Callable[[], None] | None:
+def follow_parent(number: int) -> Callable[[], None] | None:
     """What a child does before it becomes the agent, to get that signal at our death; None for nothing."""
     if not number or not procs.LINUX:
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     return lambda: prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) and None
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    if stream is None:  # pragma: no cover - all three are pipes
-        raise RuntimeError("not a pipe")
-    return stream

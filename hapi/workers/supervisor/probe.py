@@ -22,8 +22,9 @@ from hapi.agents import table
 from hapi.errors import HapiError
 from hapi.ids import SESSION_MARK
 from hapi.workers.supervisor import questions
-from hapi.workers.supervisor.agent_process import AgentProcess, Launch, become_subreaper
+from hapi.workers.supervisor.agent_process import Launch, become_subreaper
 from hapi.workers.supervisor.environment import agent_environment
+from hapi.workers.supervisor.piped_agent import PipedAgent
 
 OPEN_S = 16.0
 
@@ -52,7 +53,7 @@ async def look(name: str, settings: config.Config, directory: Path, log: Path) -
     mark = environ.pop(SESSION_MARK, "")
     environment = agent_environment(environ, mark, table.environment(agent, None, environ), None)
     launch = Launch(argv, str(directory), environment, parent_dies=signal.SIGKILL)
-    process = await AgentProcess.start(launch, log, lambda _: False)
+    process = await PipedAgent.start(launch, log, lambda _: False)
     asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, process.reap)
     process.reap()
     try:
@@ -67,7 +68,7 @@ async def look(name: str, settings: config.Config, directory: Path, log: Path) -
             modes=now.all_modes(),
         )
     finally:
-        await process.stop(skip_eof=agent.ignores_eof)
+        await process.stop(at_once=agent.ignores_eof)
 
 
 async def _cancelled(params: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,312 @@
+"""A terminal: drained always, recorded, shown to whoever looks, typed into by whoever may.
+
+Nobody who looks can make the program wait: a viewer that does not keep up misses output and gets the screen later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from hapi import clock
+from hapi.errors import ErrorCode, HapiError
+from hapi.terminal.protocol import Ended, Output, Replay, frame
+from hapi.terminal.recorder import Recorder
+from hapi.terminal.screen import without_questions
+from hapi.workers.supervisor.pty import Pty
+
+READ_BYTES = 64 * 1024  # what one turn of the loop takes from the program
+INPUT_BYTES = 1024 * 1024  # what may wait for a program that does not read
+INPUT_HIGH_BYTES = 256 * 1024  # above that, viewers are not read from
+INPUT_LOW_BYTES = 64 * 1024  # below that, they are again
+DRAW_DELAY_S = 0.005
+_LAST_BYTES = 4 * 1024 * 1024  # what is still read of a program that has ended
+_LONG_READ = 2048  # a read of so much has probably left more behind
+_FOCUS_LEFT = b"\x1b[O"  # a terminal says so when its person turns to another one
+
+logger = logging.getLogger(__name__)
+
+
+class Typing(Protocol):
+    """Who types, and waits for room to."""
+
+    def go_on(self) -> None:
+        """There is room for input again."""
+
+
+class Viewer(Typing, Protocol):
+    """Who looks at a terminal, as the terminal knows it. No method blocks or raises."""
+
+    cols: int
+    rows: int
+    read_only: bool
+    lagging: bool
+
+    def show(self, framed: bytes, size: int) -> None:
+        """An Output in its frame, `size` bytes of the program's."""
+
+    def resized_to(self, cols: int, rows: int) -> None:
+        """The terminal has another size, and not by this viewer's doing."""
+
+    def finish(self, ended: Ended) -> None:
+        """The last message; a viewer that lags gets the screen before it."""
+
+
+class Terminal:
+    """A program's terminal, from the moment the program runs. Lives on the running event loop.
+
+    `leader` is the program's pid. `on_output` is called with the monotonic time of each piece of output, `on_drawn`
+    whenever the screen shows all that was written, `on_typed` with the time of each piece of viewers' input.
+    """
+
+    def __init__(self, name: str, pty: Pty, leader: int, monotonic: Callable[[], float] = clock.monotonic) -> None:
+        self.name = name
+        self.leader = leader
+        self.recorder = Recorder(pty.cols, pty.rows)
+        self.end: Ended | None = None
+        self.on_output: Callable[[float], None] | None = None
+        self.on_drawn: Callable[[], None] | None = None
+        self.on_typed: Callable[[float], None] | None = None
+        self._pty = pty
+        self._clock = monotonic
+        self._loop = asyncio.get_running_loop()
+        self._viewers: list[Viewer] = []  # whoever was active last comes last
+        self._waiting: list[Typing] = []
+        self._input = bytearray()
+        self._drawing: asyncio.TimerHandle | None = None
+        self._wrote = False
+        self._loop.add_reader(pty.master, self._readable)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows in force."""
+        return self._pty.cols, self._pty.rows
+
+    @property
+    def viewers(self) -> int:
+        """How many look."""
+        return len(self._viewers)
+
+    @property
+    def crowded(self) -> bool:
+        """So much input waits that no more should be read from viewers; `go_on` says when."""
+        return len(self._input) > INPUT_HIGH_BYTES
+
+    # ------------------------------------------------------------------------------------------------- viewers
+
+    def attach(self, viewer: Viewer) -> None:
+        """From now on the viewer gets what comes; unless it is read-only, the terminal takes its size."""
+        self.settle()
+        if viewer.read_only:
+            self._viewers.insert(0, viewer)
+        else:
+            self._viewers.append(viewer)
+            self._take_size(viewer)
+
+    def detach(self, viewer: Viewer) -> None:
+        """The viewer is gone, known or not; the size is that of who was active before it."""
+        if viewer not in self._viewers:
+            return
+        was_active = self._active() is viewer
+        self.settle()
+        self._viewers.remove(viewer)
+        if viewer in self._waiting:
+            self._waiting.remove(viewer)
+        successor = self._active()
+        if was_active and successor is not None and self.end is None:
+            self._resize(successor.cols, successor.rows, None)
+
+    def typed(self, viewer: Viewer, data: bytes) -> None:
+        """A viewer's input. That of a read-only one is dropped."""
+        if viewer.read_only or self.end is not None:
+            return
+        if self._viewers[-1] is not viewer and data != _FOCUS_LEFT:
+            self._activate(viewer)
+        if self.on_typed is not None:
+            self.on_typed(self._clock())
+        self._type(data)
+
+    def resized(self, viewer: Viewer) -> None:
+        """A viewer's window has another size; that of a read-only one is no matter."""
+        if not viewer.read_only and self.end is None:
+            self._activate(viewer)
+
+    def wait_for_room(self, typing: Typing) -> None:
+        """Tell it to go on when the program has read most of what waits."""
+        self._waiting.append(typing)
+
+    def replay(self, lost: int = 0) -> Replay:
+        """The screen as it is now, for a viewer that missed `lost` bytes; for one that comes, what history misses."""
+        self.settle()
+        lost = lost or self.recorder.lost
+        return Replay(data=self.recorder.screen.replay(lost=lost), lost=lost)
+
+    # ------------------------------------------------------------------------------------------------- program
+
+    def type(self, data: bytes) -> None:
+        """Type something in. Raises HapiError: too_large when the program does not read, session_ended."""
+        if self.end is not None:
+            raise HapiError(ErrorCode.SESSION_ENDED, "The terminal's program has ended.")
+        if len(self._input) + len(data) > INPUT_BYTES:
+            message = f"The program in the terminal does not read: {len(self._input)} bytes wait for it already."
+            raise HapiError(ErrorCode.TOO_LARGE, message, "Try again later.")
+        self._type(data)
+
+    def resize(self, cols: int, rows: int) -> None:
+        """Give the terminal another size, whatever the viewers' windows."""
+        self._resize(cols, rows, None)
+
+    def settle(self) -> None:
+        """Bring the screen up to all that was written; at most 1 MiB of it is drawn."""
+        if self.recorder.pending:
+            self.recorder.settle()
+            self._drawn()
+
+    def catch_up(self) -> None:
+        """Take what the program has written and nobody has read yet; 4 MiB at most. Then as `settle`."""
+        if self.end is None:
+            self._drain()
+        self.settle()
+
+    def hang_up(self) -> None:
+        """Tell the program that its terminal is gone; what it still writes is heard."""
+        if self.end is None:
+            self._pty.hang_up(self.leader)
+
+    def ended(self, end: Ended) -> None:
+        """The program has ended, or nobody waits for it any more: show its last output, tell the viewers, close."""
+        if self.end is not None:
+            return
+        self.catch_up()
+        self.end = end
+        if self._drawing is not None:
+            self._drawing.cancel()
+        self._loop.remove_reader(self._pty.master)
+        self._loop.remove_writer(self._pty.master)
+        self._pty.close()
+        self._input.clear()
+        for viewer in list(self._viewers):
+            viewer.finish(end)
+
+    # ------------------------------------------------------------------------------------------------- output
+
+    def _readable(self) -> None:
+        """Take what the program has written and pass it on, in this very turn of the loop."""
+        data = self._read()
+        if len(data) >= _LONG_READ:
+            data = self._read_on(data)
+        if data:
+            self._show(data)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._pty.master, READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return b""
+        except OSError as error:  # not while we hold the other end too
+            logger.warning("terminal %s: %s", self.name, error.strerror)
+            self._loop.remove_reader(self._pty.master)
+            return b""
+
+    def _read_on(self, first: bytes) -> bytes:
+        pieces, size = [first], len(first)
+        while size < READ_BYTES and (data := self._read()):
+            pieces.append(data)
+            size += len(data)
+        return b"".join(pieces)
+
+    def _drain(self) -> None:
+        size = 0
+        while size < _LAST_BYTES and (data := self._read_on(b"")):
+            size += len(data)
+            self._show(data)
+
+    def _show(self, data: bytes) -> None:
+        active = self._active()
+        plain = b""
+        for viewer in self._viewers:
+            if viewer is active:
+                viewer.show(frame(Output(data)), len(data))
+            else:  # a question has one answer: that of the terminal that is typed at
+                plain = plain or frame(Output(without_questions(data)))
+                viewer.show(plain, len(data))
+        self.recorder.write(data)
+        self._wrote = True
+        if self._drawing is None:
+            self._drawing = self._loop.call_later(DRAW_DELAY_S, self._draw)
+        if self.on_output is not None:
+            self.on_output(self._clock())
+
+    def _draw(self) -> None:
+        """Draw a slice; the next one when the loop has looked at its descriptors, later while output goes on."""
+        self._drawing = None
+        more = self.recorder.step()
+        self._drawn(whole=not more)
+        if more:
+            delay = DRAW_DELAY_S if self._wrote else 0.0
+            self._wrote = False
+            self._drawing = self._loop.call_later(delay, self._draw)
+
+    def _drawn(self, *, whole: bool = True) -> None:
+        answers = self.recorder.screen.answers()
+        active = self._active()
+        if answers and (active is None or active.lagging) and self.end is None:
+            self._type(answers)
+        if whole and self.on_drawn is not None:
+            self.on_drawn()
+
+    # ------------------------------------------------------------------------------------------------- input
+
+    def _type(self, data: bytes) -> None:
+        if not self._input:
+            data = data[self._write(data) :]
+            if not data:
+                return
+            self._loop.add_writer(self._pty.master, self._writable)
+        self._input += data
+
+    def _write(self, data: bytes | bytearray) -> int:
+        try:
+            return os.write(self._pty.master, data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            logger.warning("terminal %s: input lost: %s", self.name, error.strerror)
+            return len(data)
+
+    def _writable(self) -> None:
+        del self._input[: self._write(self._input)]
+        if not self._input:
+            self._loop.remove_writer(self._pty.master)
+        if len(self._input) <= INPUT_LOW_BYTES and self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for typing in waiting:
+                typing.go_on()
+
+    # ------------------------------------------------------------------------------------------------- size
+
+    def _active(self) -> Viewer | None:
+        last = self._viewers[-1] if self._viewers else None
+        return None if last is None or last.read_only else last
+
+    def _activate(self, viewer: Viewer) -> None:
+        if self._viewers[-1] is not viewer:
+            self._viewers.remove(viewer)
+            self._viewers.append(viewer)
+        self._take_size(viewer)
+
+    def _take_size(self, viewer: Viewer) -> None:
+        self._resize(viewer.cols, viewer.rows, viewer)
+
+    def _resize(self, cols: int, rows: int, cause: Viewer | None) -> None:
+        if (cols, rows) == self.size:
+            return
+        self.settle()
+        self._pty.resize(cols, rows)
+        self.recorder.resize(*self.size)
+        for viewer in self._viewers:
+            if viewer is not cause:
+                viewer.resized_to(*self.size)
