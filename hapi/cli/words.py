@@ -51,13 +51,33 @@ COMMANDS: dict[str, Words] = {
         {
             "--follow": (None, "Go on as it grows, until the session ends"),
             "-f": (None, "Go on as it grows, until the session ends"),
-            "-n": ("text", "Only the last N entries"),
+            "-n": ("text", "Only the last N entries, or lines"),
             "--json": (None, "Print one JSON document (docs/cli.md) instead of text"),
         },
         ("session",),
     ),
     "completion": Words(
         "Print the script that teaches a shell our commands, agents and sessions", {}, ("choice bash zsh fish",)
+    ),
+    "attach": Words(
+        "Show a session's terminal in this one, and type into it",
+        {
+            "--read-only": (None, "Look only"),
+            "-r": (None, "Look only"),
+            "--quiet": (None, "Show nothing of hapi's own"),
+            "-q": (None, "Show nothing of hapi's own"),
+        },
+        ("text",),
+    ),
+    "run": Words(
+        "Run a command here in a session of its own, and attach to it",
+        {
+            "--detach": (None, "Do not attach"),
+            "-d": (None, "Do not attach"),
+            "--NAME": ("text", "What to call it in lists"),
+            "--json": (None, "Print one JSON document (docs/cli.md) instead of text"),
+        },
+        (),
     ),
     "runner": Words("The runner", {}, ()),
     "runner start": Words(

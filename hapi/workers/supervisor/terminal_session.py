@@ -133,6 +133,7 @@ class TerminalSession(Session):
         self._move(Phase.WORKING if self._activity.working else Phase.IDLE)
 
     def _drawn(self) -> None:
+        self._news.drawn(self._terminal.recorder.screen.last_line)
         title = headline(self._terminal.recorder.screen.title)
         if title and title != self.info.title and self._title_timer is None:
             self._title_timer = self._loop.call_later(TITLE_S, self._tell_title)
