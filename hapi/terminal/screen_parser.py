@@ -141,7 +141,7 @@ class Parser:
             control(self.screen, parameters)
         elif not skipping:
             answer(self.screen, prefix + between + final, parameters)
-        if not skipping:
+        if not skipping and found.end() < len(segment):
             self._text(segment[found.end() :])
 
     def _escape(self, segment: str, *, skipping: bool = False) -> None:

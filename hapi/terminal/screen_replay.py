@@ -54,7 +54,7 @@ def _rows(screen: Emulator, grid: Grid) -> str:
         line = grid.drawn(row, screen.looks)
         if line:
             out.append(line if joined else f"\x1b[{row + 1}H{line}")
-        joined = screen.wrapped(grid, row) and bool(line)
+        joined = grid.wrapped(row) and bool(line)
     return "".join(out)
 
 
