@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 
@@ -24,23 +23,19 @@ class News:
         self._link = link
         self._journal = journal
         self._later: asyncio.TimerHandle | None = None
-        self._read: Callable[[], str] | None = None
 
     def tell(self) -> None:
         """Tell the broker how the session is now. A message that has been accepted is told of before its sender hears."""
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        self.refresh()
+        self.count()
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self._info)))
 
-    def refresh(self) -> None:
-        """Put down how many messages wait for the agent, one that is on its way to it among them, and what it says."""
+    def count(self) -> None:
+        """Put down how many messages wait for the agent, one that is on its way to it among them."""
         state = self._journal.state
         self._info.queued = len(state.queue) + (state.in_flight is not None)
-        if self._read is not None:
-            self._info.last_words = last_line(self._read()) or self._info.last_words
-            self._read = None
 
     def heard(self, event: wire.Event) -> None:
         """An event of the chat; only what the agent says is news."""
@@ -53,20 +48,10 @@ class News:
         if line is None or line == self._info.last_words:
             return
         self._info.last_words = line
-        self._tell_soon()
-
-    def drawn(self, read: Callable[[], str]) -> None:
-        """The agent's screen is another; `read` tells the last line on it, and is called soon."""
-        self._read = read
-        self._tell_soon()
-
-    def _tell_soon(self) -> None:
         if self._later is None:
             self._later = asyncio.get_running_loop().call_later(WORDS_S, self._tell_words)
 
     def _tell_words(self) -> None:
         self._later = None
-        before = self._info.last_words if self._read is not None else None
-        self.refresh()
-        if self._info.phase is not Phase.ENDED and self._info.last_words != before:
-            self.tell()  # not behind its end, which is the last that is said of a session
+        if self._info.phase is not Phase.ENDED:  # its end was the last that is said of a session
+            self.tell()

@@ -334,7 +334,7 @@ class Session(ABC):
 
     def _record(self) -> None:
         self.info.phase = self.lifecycle.phase
-        self._news.refresh()
+        self._news.count()
         try:
             self._directory.write_state(self.info)
         except OSError as error:
