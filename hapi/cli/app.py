@@ -21,6 +21,7 @@ from hapi.cli import (
     sessions,
     spawn,
     terminals,
+    top,
     transcripts,
     wait,
     worktree,
@@ -79,6 +80,7 @@ hub.register(app)
 send.register(app)
 wait.register(app)
 transcripts.register(app)
+top.register(app)
 completion.register(app)
 terminals.register(app)
 
