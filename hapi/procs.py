@@ -159,6 +159,23 @@ def descendants(pid: int, spare: Callable[[int], bool] | None = None) -> list[Pr
     return found
 
 
+def open_files(pid: int) -> list[str]:
+    """The paths of the files that `pid` holds open, sockets and pipes not among them; [] when it is gone or foreign."""
+    if not LINUX:
+        import psutil
+
+        try:
+            return [file.path for file in psutil.Process(pid).open_files()]
+        except psutil.Error:
+            return []
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # closed while we looked
+                found.append(os.readlink(entry.path))
+    return [path for path in found if path.startswith("/")]
+
+
 def everyone() -> list[int]:
     """The pids of all processes there are, zombies and other users' among them."""
     if LINUX:

@@ -659,7 +659,7 @@ def _content(text: str) -> dict[str, Any]:
 
 def _stored(key: str) -> dict[str, Any]:
     path = os.path.join(os.environ.get("HAPI_DEMO_HOME", ""), f"{key}.json")
-    if not key.isalnum() or not os.path.isfile(path) or "HAPI_DEMO_HOME" not in os.environ:
+    if not key.replace("-", "").isalnum() or not os.path.isfile(path) or "HAPI_DEMO_HOME" not in os.environ:
         raise _Refused(NOT_FOUND, f"No such session: {key}")
     with open(path, encoding="utf-8") as file:
         saved: dict[str, Any] = json.load(file)

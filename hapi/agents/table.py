@@ -7,6 +7,7 @@ module decides and looks for executables; it starts nothing and keeps nothing.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hapi.agents.built_in import BUILT_IN, FLAGS, FLAVORS, NEUTRAL, Agent
+from hapi.agents.built_in import BUILT_IN, FLAGS, FLAVORS, NEUTRAL, Agent, Conversation
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
 
@@ -29,6 +30,7 @@ class _Custom(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     title: str | None = None
     command: str | list[str] | None = None
     terminal: str | list[str] | None = None
+    conversation: Conversation | None = None
     args: list[str] = []
     env: dict[str, str] = {}
     permission_mode: str | None = None
@@ -187,15 +189,27 @@ def _find(name: str, config: Config, seen: tuple[str, ...]) -> Agent:
     if not (name.isascii() and name.translate(_PUNCTUATION).isalnum() and name[0].isalnum()):
         raise _bad(name, "the name may have letters, digits, dots, dashes and underscores only")
     custom = _read(name, config.agents[name])
+    known = BUILT_IN.get(name)
+    stranger = custom.use is None and (known is None or (custom.command is not None and not known.flavor))
     if custom.use is None:
-        base = BUILT_IN.get(name) or Agent(name=name, title=name, flavor=False)
+        base = known if known and not stranger else _stranger(name, known)
     elif custom.use == name or custom.use in seen:
         raise _bad(f"{name}.use", f"goes in a circle: {' → '.join((*seen, name, custom.use))}")
     elif custom.use not in {*BUILT_IN, *config.agents}:
         raise _bad(f"{name}.use", f"there is no agent called {custom.use!r}; known: {', '.join(names(config))}")
     else:
         base = _alias(name, _find(custom.use, config, (*seen, name)))
-    return _checked(_customised(base, custom), stranger=custom.use is None and name not in BUILT_IN)
+    return _checked(_customised(base, custom), stranger=stranger)
+
+
+def _stranger(name: str, known: Agent | None) -> Agent:
+    """An agent that the user describes; of a `known` one that no flavor of the hub is, only the terminal is kept."""
+    agent = Agent(name=name, title=name, flavor=False)
+    if known is None:
+        return agent
+    return msgspec.structs.replace(
+        agent, title=known.title, terminal=known.terminal, conversation=known.conversation, interrupt=known.interrupt
+    )
 
 
 def _alias(name: str, used: Agent) -> Agent:
@@ -228,6 +242,7 @@ def _customised(base: Agent, custom: _Custom) -> Agent:
     changes: dict[str, Any] = {
         "title": custom.title,
         "terminal": _words(f"{base.name}.terminal", custom.terminal),
+        "conversation": _conversation(f"{base.name}.conversation", custom.conversation),
         "default_mode": custom.permission_mode,
         "default_model": custom.model,
         "default_effort": custom.effort,
@@ -252,6 +267,23 @@ def _checked(agent: Agent, *, stranger: bool) -> Agent:
     except HapiError as error:
         raise _bad(agent.name, error.words) from None
     return agent
+
+
+def _conversation(key: str, value: Conversation | None) -> Conversation | None:
+    """As it stands in the settings, if it makes sense."""
+    if value is None:
+        return None
+    for name in ("new", "resume"):
+        words = getattr(value, name)
+        if words and not any("{id}" in word for word in words):
+            raise _bad(f"{key}.{name}", "must have {id} in it, for the conversation's id")
+    try:
+        groups = re.compile(value.file).groups
+    except re.error as error:
+        raise _bad(f"{key}.file", f"is no regular expression: {error}") from None
+    if value.file and groups != 1:
+        raise _bad(f"{key}.file", "must have one group, for the conversation's id")
+    return value
 
 
 def _words(key: str, value: str | list[str] | None) -> tuple[str, ...] | None:

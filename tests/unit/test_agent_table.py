@@ -56,7 +56,7 @@ def failure(call, *args, **kwargs) -> HapiError:
 
 def test_names_are_ours_and_the_users(configured):
     names = table.names(configured(mine={"use": "demo"}))
-    assert names == sorted([*table.FLAVORS, "demo", "mine"])
+    assert names == sorted([*table.FLAVORS, "demo", "gemini", "mine", "qwen"])
 
 
 def test_unknown_agent_names_the_known(configured):

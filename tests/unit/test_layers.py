@@ -170,8 +170,9 @@ def test_the_verdict_needs_nothing_but_its_facts():
     assert {n.id for n in ast.walk(function) if isinstance(n, ast.Name)} <= {"facts", "Facts", "Verdict"}
 
 
-def test_only_the_standard_library_in_the_demo_agent():
-    assert {module.split(".")[0] for module in GRAPH["hapi.agents.demo"]} <= set(sys.stdlib_module_names)
+@pytest.mark.parametrize("name", ["hapi.agents.demo", "hapi.agents.demo_terminal"])
+def test_only_the_standard_library_in_the_demo_agent(name):
+    assert {module.split(".")[0] for module in GRAPH[name]} <= set(sys.stdlib_module_names)
 
 
 def test_no_cycles():

@@ -226,3 +226,11 @@ def test_memory_of_a_process_that_lives(start):
     child.kill()
     ended(child)
     assert procs.memory_bytes(child.pid) == 0
+
+
+def test_the_open_files_of_a_process(tmp_path):
+    with (tmp_path / "held").open("w"):
+        assert str(tmp_path / "held") in procs.open_files(os.getpid())
+    assert str(tmp_path / "held") not in procs.open_files(os.getpid())
+    assert all(path.startswith("/") for path in procs.open_files(os.getpid()))
+    assert procs.open_files(2**22 + 1) == []
