@@ -1,0 +1,93 @@
+"""What draws a screen in another terminal."""
+
+from __future__ import annotations
+
+from hapi.terminal.screen_cells import DEFAULT_PEN, PLAIN, TAIL
+from hapi.terminal.screen_emulator import Emulator, Saved
+from hapi.terminal.screen_grid import Grid
+from hapi.terminal.screen_modes import PRELUDE
+
+
+def replay(screen: Emulator, *, history: bool, lost: int) -> str:
+    """Clear, then history, main screen, alternate screen if shown, and all state."""
+    out = [PRELUDE]
+    if history:
+        out.append(_history(screen, lost))
+    out.append(_rows(screen, screen.main))
+    modes = screen.modes
+    if screen.alternate_mode:
+        saved = screen.main_saved or Saved()
+        out += [_save(screen, saved), _cursor(screen, screen.main, saved), modes.drawn_keyboards(modes.other_keyboards)]
+        out += [f"\x1b[?{screen.alternate_mode}h\x1b[m\x1b[H\x1b[2J", _rows(screen, screen.grid)]
+    out += [modes.drawn_keyboards(modes.keyboards), _tabs(screen), _margins(screen)]
+    if screen.saved is not None:
+        out.append(_save(screen, screen.saved))
+    now = Saved(screen.x, screen.y, screen.pen, modes.origin, tuple(screen.charsets), screen.shift)
+    out += [_cursor(screen, screen.grid, now), "" if modes.wrap else "\x1b[?7l", modes.drawn()]
+    if screen.title is not None:
+        out.append(f"\x1b]2;{screen.title}\x1b\\")
+    out.append("\x1b[?2026l")
+    return "".join(out)
+
+
+def _history(screen: Emulator, lost: int) -> str:
+    lines = [line.decode() for line in screen.history.lines]
+    if lost:
+        lines.insert(0, f"\x1b[7m {_amount(lost)} of earlier output were not kept \x1b[m\r\n")
+    if not lines:
+        return ""
+    end = "" if lines[-1].endswith("\n") else "\r\n"
+    return "".join(lines) + end + f"\x1b[{screen.rows}H" + "\n" * min(len(lines), screen.rows - 1)
+
+
+def _amount(size: int) -> str:
+    for unit, of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= of:
+            return f"{size / of:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _rows(screen: Emulator, grid: Grid) -> str:
+    out = []
+    joined = False  # the cursor is where this row goes on, waiting to wrap into it
+    for row in range(grid.rows):
+        line = grid.drawn(row, screen.looks)
+        if line:
+            out.append(line if joined else f"\x1b[{row + 1}H{line}")
+        joined = screen.wrapped(grid, row) and bool(line)
+    return "".join(out)
+
+
+def _tabs(screen: Emulator) -> str:
+    if screen.tabs is None:
+        return ""
+    return "\x1b[3g" + "".join(f"\x1b[{stop + 1}G\x1bH" for stop in sorted(screen.tabs))
+
+
+def _margins(screen: Emulator) -> str:
+    out = f"\x1b[{screen.top + 1};{screen.bottom}r" if (screen.top, screen.bottom) != (0, screen.rows) else ""
+    if screen.modes.columns:
+        out += f"\x1b[?69h\x1b[{screen.left + 1};{screen.right}s"
+    return out
+
+
+def _save(screen: Emulator, saved: Saved) -> str:
+    return _cursor(screen, screen.grid, saved) + "\x1b7" + ("\x1b[?6l" if saved.origin else "")
+
+
+def _cursor(screen: Emulator, grid: Grid, at: Saved) -> str:
+    """Position, pen and character sets; on a full row waiting to wrap, by writing its last character again."""
+    top, left = (screen.top, screen.left) if at.origin else (0, 0)
+    y = at.y - top + 1
+    origin = "\x1b[?6h" if at.origin else ""
+    pen = at.pen.sgr() + at.pen.hyperlink() * bool(at.pen.link)
+    sets = "".join(f"\x1b{g}{name}" for g, name in zip("()*+", at.charsets, strict=True) if name != "B")
+    sets += "\x0e" if at.shift else ""
+    if at.x < grid.cols:
+        return f"{origin}\x1b[{y};{at.x - left + 1}H{pen}{sets}"
+    last = grid.cols - (2 if grid.cells[at.y][-1] == TAIL else 1)
+    cell = screen.looks.text(grid.cells[at.y][last:])
+    look = screen.looks.pen(grid.inks[at.y][last])
+    link = look.hyperlink() if look.link else ""
+    end = DEFAULT_PEN.hyperlink() if look.link else ""
+    return f"{origin}\x1b[{y};{last - left + 1}H{look.sgr()}{link}{cell}{end}{pen}{sets}"
