@@ -38,8 +38,10 @@ class TerminalAgent(AgentProcess):
         """Hang up. Who has it as a job in a shell is told by the shell."""
         self.terminal.hang_up()
 
-    async def tail(self, wait_s: float = 0.2) -> str:
-        """The last lines on its screen. Does not wait: what is in the terminal is there at once."""
+    async def tail(self, _: float = 0.0) -> str:
+        """The last lines on its screen, if it did not end well. Does not wait: what it wrote is in the terminal."""
+        if self.exit is not None and self.exit.code == 0:
+            return ""
         self.terminal.catch_up()
         lines = [line.rstrip()[:TAIL_LINE_LIMIT] for line in self.terminal.recorder.screen.text().splitlines()]
         return "\n".join([line for line in lines if line][-TAIL_LINES:])

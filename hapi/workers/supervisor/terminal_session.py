@@ -49,7 +49,7 @@ class TerminalSession(Session):
     def _nobody_answers(self, why: str) -> None:
         """Its questions are on its screen."""
 
-    async def _wind_down(self, *, busy: bool) -> None:
+    async def _wind_down(self, **_: bool) -> None:
         self._typist.stop()
 
     async def _last_words(self) -> None:
@@ -97,10 +97,10 @@ class TerminalSession(Session):
         """Press the key by which people interrupt this program."""
         self._terminal.type(self._interrupt)
 
-    def answer(self, answer: wire.AnswerPermission) -> None:
+    def answer(self, _: wire.AnswerPermission) -> None:
         raise self._refusal("Its questions are answered in the terminal.")
 
-    async def configure(self, values: dict[str, str | None]) -> wire.Configured:
+    async def configure(self, _: dict[str, str | None]) -> wire.Configured:
         raise self._refusal("Its options are changed in the terminal.")
 
     async def fork(self) -> wire.Forked:

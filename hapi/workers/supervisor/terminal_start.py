@@ -51,7 +51,7 @@ class TerminalStarted(Started):
         argv = table.resolve(agent, environ.get("PATH"), flags, terminal=True, environ=environ)
         return Program(argv, table.environment(agent, environ.get("PATH"), environ))
 
-    async def launch(self, launch: Launch, log: Path, spare: Spare) -> None:
+    async def launch(self, launch: Launch, _: Path, spare: Spare) -> None:
         launch = Launch(launch.argv, launch.directory, terminal_environment(launch.environment), launch.umask)
         self.agent = TerminalAgent.start(launch, spare, (self.order.cols, self.order.rows))
 
