@@ -4,6 +4,7 @@
     sessions/<uuid>/state.json   SessionInfo, replaced atomically     sessions/<uuid>/*.log      bounded
     sessions/<uuid>/untold.<n>   there while the hub has yet to hear of the end of generation n
     sessions/<uuid>/uploads/     what the web attached to messages; written by the hub connector
+    sessions/<uuid>/scrollback   the text that was in its terminal when that ended, bounded
     sessions/<uuid>/hub          which hub has a row of it: when that one came to know this machine (Unix ms)
 
 The only writer of the rest is its supervisor, which holds `lock` there; a record whose supervisor is proven dead
@@ -48,6 +49,7 @@ class StateUnreadable(HapiError):
         self.fault = fault
 
 
+SCROLLBACK_BYTES = 512 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -62,6 +64,7 @@ class SessionDirectory:
         self.lock = path / "lock"
         self.log = path / "session.log"
         self.agent_log = path / "agent.log"
+        self.scrollback = path / "scrollback"
         self.uploads = path / "uploads"
         self._hub = path / "hub"
 
@@ -165,6 +168,11 @@ class SessionDirectory:
         """That hub has a row of this session now. A session without a directory is not noted. Raises OSError."""
         if self.path.is_dir() and self.hub() != known_since:
             write_atomic(self._hub, str(known_since).encode())
+
+    def keep_scrollback(self, text: str) -> None:
+        """Keep the text of a terminal that ended, its last SCROLLBACK_BYTES. Raises OSError."""
+        data = text.encode(errors="replace")[-SCROLLBACK_BYTES:]
+        write_atomic(self.scrollback, data.decode(errors="ignore").encode())
 
     def _untold(self, generation: int) -> Path:
         return self.path / f"untold.{generation}"

@@ -130,7 +130,7 @@ class Requests(Books):
             return [Answer(to, wire.SessionStopped("still_alive", info.session_id, survivors=pids(info)))]
         if not self.stops.begin(info.session_id, to, now) or peer is None:
             return []
-        return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by, body.why))]
+        return [Send(peer.identity, peer.name, wire.StopSession(info.session_id, body.by, body.why, body.handoff))]
 
     def _stop_interrupted(self, to: ReplyTo, info: wire.SessionInfo, body: wire.StopSession) -> list[Effect]:
         """A session that went down with the machine and has yet to be started again will not be."""
@@ -157,7 +157,11 @@ class Requests(Books):
         if peer is None:  # its supervisor is turned away when it says hello
             self.spawns.pending[session_id].stopped = _stop_reason(body)
             return []
-        return [Send(peer.identity, peer.name, wire.StopSession(session_id, body.by, body.why))] if begun else []
+        return (
+            [Send(peer.identity, peer.name, wire.StopSession(session_id, body.by, body.why, body.handoff))]
+            if begun
+            else []
+        )
 
     def _send_text(self, to: ReplyTo, body: wire.SendText, now: float) -> list[Effect]:
         info = self.sessions.resolve(body.target)
@@ -222,7 +226,9 @@ class Requests(Books):
 
 
 def _stop_reason(body: wire.StopSession) -> EndReason:
-    return EndReason.SPAWN_FAILED if body.why else _STOP_REASONS[body.by]
+    if body.why:
+        return EndReason.SPAWN_FAILED
+    return EndReason.HANDED_OVER if body.handoff else _STOP_REASONS[body.by]
 
 
 def _being_ended(session_id: str) -> HapiError:

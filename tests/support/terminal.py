@@ -16,7 +16,7 @@ from hapi.lifecycle import Phase
 from hapi.terminal.protocol import TO_VIEWER, Attach, Attached, Frames, Input, Output, Replay, frame
 from hapi.wire import SessionInfo
 from hapi.workers.supervisor.pty import Pty, terminal_environment
-from hapi.workers.supervisor.shells import Habitat
+from hapi.workers.supervisor.shells import Habitat, shell_environment
 from hapi.workers.supervisor.terminal import Terminal
 from hapi.workers.supervisor.terminals import Terminals, ended
 
@@ -39,8 +39,9 @@ class Stage:
             started_at=0,
             driver="pty",
         )
-        habitat = Habitat(str(directory), terminal_environment(environment or {"PATH": os.environ["PATH"]}))
-        self.terminals = Terminals(self.path, lambda: self.info, habitat, **options)
+        base = environment or {"PATH": os.environ["PATH"], "SHELL": "/bin/bash"}
+        self.habitat = Habitat(str(directory), shell_environment(base, self.info.session_id, None))
+        self.terminals = Terminals(self.path, lambda: self.info, self.habitat, **options)
         self._agents: dict[int, Terminal] = {}
         self._children: set[int] = set()
         self._viewers: list[RawViewer] = []

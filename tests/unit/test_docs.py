@@ -12,6 +12,7 @@ import pytest
 
 from hapi import errors, journal, wire
 from hapi.agents import demo
+from hapi.terminal import protocol
 from hapi.workers import orders
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,8 @@ UNIONS = (
     wire.Event,
     orders.FromNursery,
     journal.Entry,
+    protocol.FromViewer,
+    protocol.ToViewer,
 )
 MESSAGES = sorted({struct for union in UNIONS for struct in typing.get_args(union)} | {orders.Fork}, key=str)
 

@@ -13,6 +13,7 @@ import pytest
 from hapi import journal, wire
 from hapi.ids import ProcessId
 from hapi.lifecycle import EndReason, Phase
+from hapi.terminal import protocol
 from hapi.workers import orders
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -231,6 +232,27 @@ ORDERS = (
     orders.ForkFailed("session", SESSION, "out of memory"),
     orders.Exited("hub", "none", 4711, -9),
 )
+TERMINAL = (
+    protocol.Attach(
+        terminal="shell-1",
+        cols=132,
+        rows=50,
+        read_only=True,
+        open_shell=True,
+        replay=False,
+        viewer="web",
+        level=2,
+    ),
+    protocol.Input("ü\r".encode()),
+    protocol.Resize(132, 50),
+    protocol.Redraw(),
+    protocol.CloseTerminal(),
+    protocol.Attached(info=INFO, terminal="shell-1", cols=132, rows=50, created=True, viewers=2, level=2),
+    protocol.Replay(data=b"\x1b[2J", lost=7),
+    protocol.Output(b"\xc3"),
+    protocol.Resized(132, 50),
+    protocol.Ended(code=7, signal=9, reason="SIGKILL"),
+)
 HEADER = wire.Header(f"session:{SESSION}", "hub", 42, reply=True)
 
 
@@ -252,6 +274,7 @@ GROUPS = {
     "wire": (unions(wire), MESSAGES, GOLDEN),
     "journal": ([*typing.get_args(journal.Entry)], ENTRIES, GOLDEN / "journal"),
     "nursery": ([orders.Fork, *typing.get_args(orders.FromNursery)], ORDERS, GOLDEN / "nursery"),
+    "terminal": ([kind for kind in unions(protocol) if kind is not wire.Failure], TERMINAL, GOLDEN / "terminal"),
     "header": ([wire.Header], (HEADER,), GOLDEN / "header"),
 }
 CASES = [

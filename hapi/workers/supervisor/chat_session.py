@@ -20,9 +20,9 @@ from hapi.workers.supervisor import prompt
 from hapi.workers.supervisor.acp_events import Said, Turn
 from hapi.workers.supervisor.acp_tools import Picture
 from hapi.workers.supervisor.asking import Asking
+from hapi.workers.supervisor.chat_start import ChatStarted
 from hapi.workers.supervisor.pictures import Pictures
 from hapi.workers.supervisor.session import Session
-from hapi.workers.supervisor.start import Started
 from hapi.workers.supervisor.stragglers import Stragglers
 
 CANCEL_GRACE_S = 1.0
@@ -34,9 +34,10 @@ logger = logging.getLogger(__name__)
 class ChatSession(Session):
     """One prompt after the other; what the agent says becomes events, what it asks waits for a person."""
 
-    def __init__(self, started: Started, link: Link, directory: SessionDirectory, journal: Journal) -> None:
+    def __init__(self, started: ChatStarted, link: Link, directory: SessionDirectory, journal: Journal) -> None:
         super().__init__(started, link, directory, journal)
         self.asking = Asking(self._asking_changed)
+        self._chat = started
         self._configuration = started.configuration
         self._mode_told = self.info.permission_mode
         self.asking.set_mode(self._configuration.allowing, plan_denies=self._configuration.plan_denies)
@@ -51,7 +52,7 @@ class ChatSession(Session):
     # ------------------------------------------------------------------------------------------------- its life
 
     def _begin(self) -> None:
-        self._started.route(self.on_update, self._ask)
+        self._chat.route(self.on_update, self._ask)
         self._configuration.listen(self._configured, lambda: self.lifecycle.phase in BUSY)
 
     def _nobody_answers(self, why: str) -> None:

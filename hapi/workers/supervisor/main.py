@@ -26,8 +26,11 @@ from hapi.workers.link import Link
 from hapi.workers.supervisor import title
 from hapi.workers.supervisor.agent_process import become_subreaper
 from hapi.workers.supervisor.chat_session import ChatSession
+from hapi.workers.supervisor.chat_start import ChatStarted
 from hapi.workers.supervisor.session import Session
 from hapi.workers.supervisor.start import Starter, continued, first_info
+from hapi.workers.supervisor.terminal_session import TerminalSession
+from hapi.workers.supervisor.terminal_start import TerminalStarted
 
 WELCOME_DEADLINE_S = 10.0
 FAREWELL_S = 3.0
@@ -139,9 +142,7 @@ class Supervisor:
             case wire.HubOnline():
                 self._hub_online = body.online
             case wire.StopSession():
-                self._spawn_task(
-                    self._stop(header, EndReason.SPAWN_FAILED if body.why else _REASONS[body.by], body.why)
-                )
+                self._spawn_task(self._stop(header, _reason(body), body.why))
             case _ if self._session is not None:
                 self._for_session(self._session, header, body)
             case _:
@@ -217,12 +218,17 @@ class Supervisor:
             return
         if journal.trouble:
             started.notes.append(f"{journal.trouble} Messages and answers of that time may be missing.")
-        self._session = ChatSession(started, self._link, self._directory, journal)
+        self._session = self._made(started, journal)
         self._session.hub_is(up=self._hub)
         crash_point("supervisor.spawn.ready")
         self._session.go()
         crash_point("supervisor.spawn.idle")
         self._spawn_task(self._finish_with(self._session))
+
+    def _made(self, started: ChatStarted | TerminalStarted, journal: Journal) -> Session:
+        if isinstance(started, TerminalStarted):
+            return TerminalSession(started, self._link, self._directory, journal)
+        return ChatSession(started, self._link, self._directory, journal)
 
     def _claim(self, order: wire.Spawn, info: wire.SessionInfo) -> tuple[wire.Spawn, Journal]:
         """Become the one writer of the session's directory; the order, with what the record adds to it, and the journal.
@@ -348,6 +354,12 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("task failed", exc_info=task.exception())
+
+
+def _reason(body: wire.StopSession) -> EndReason:
+    if body.why:
+        return EndReason.SPAWN_FAILED
+    return EndReason.HANDED_OVER if body.handoff else _REASONS[body.by]
 
 
 def main(namespace: str, session_id: str) -> None:

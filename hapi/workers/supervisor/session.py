@@ -28,7 +28,7 @@ from hapi.workers.supervisor.agent_process import KILL, LADDER_S, AgentProcess, 
 from hapi.workers.supervisor.mailbox import Mailbox
 from hapi.workers.supervisor.memory import MemoryWatch
 from hapi.workers.supervisor.publisher import Publisher
-from hapi.workers.supervisor.start import Started
+from hapi.workers.supervisor.started import Started
 
 TURNS = "turns"
 DISK_WAIT_S = 0.5
@@ -113,6 +113,7 @@ class Session(ABC):
         self._move(Phase.STOPPING)
         crash_point("supervisor.stop.begun")
         self._nobody_answers("Session stopped")
+        self._hang_up_shells()
         await self._wind_down(busy=busy)
         crash_point("supervisor.stop.cancelled")
         rung, survivors = await self._agent.stop(at_once=self._started.ignores_eof)
@@ -127,7 +128,7 @@ class Session(ABC):
         await self._last_words()
         result = wire.SessionStopped("stopped", self.info.session_id, rung)
         self._count_unknown("The session was stopped; the turn that ran was cut.")
-        self.mailbox.give_back()
+        self._give_back(reason)
         self._end(reason, why, stopped=result)
         return result
 
@@ -137,7 +138,7 @@ class Session(ABC):
         await self._last_words()
         if self._stopping is None:
             self._count_unknown("The session was stopped; the turn that ran was cut.")
-            self.mailbox.give_back()
+            self._give_back(reason)
             self._end(reason, why)
 
     async def release(self) -> None:
@@ -151,11 +152,22 @@ class Session(ABC):
         await asyncio.shield(self._stopping)
 
     async def _release(self) -> wire.SessionStopped:
+        self._hang_up_shells()
         await self._wind_down(busy=self.lifecycle.phase in BUSY)
         rung, survivors = await self._agent.stop(at_once=self._started.ignores_eof)
         await self._last_words()
         status: Literal["stopped", "still_alive"] = "still_alive" if survivors else "stopped"
         return wire.SessionStopped(status, self.info.session_id, rung, survivors)
+
+    def _hang_up_shells(self) -> None:
+        """Before any other signal: a shell that people use is deaf to SIGTERM."""
+        for shell in list(self._started.terminals.shells.values()):
+            shell.hang_up()
+
+    def _give_back(self, reason: str) -> None:
+        """What waits for the agent is said to have waited in vain, unless the session goes on elsewhere."""
+        if reason != EndReason.HANDED_OVER:
+            self.mailbox.give_back()
 
     def _count_unknown(self, why: str) -> None:
         """The turn that is open on record will not go on: say so, and whether the agent has its message is unknown."""
@@ -171,13 +183,14 @@ class Session(ABC):
         if self.info.reason is not None or self._released:
             return  # we stopped it
         tail = await self._agent.tail()
+        self._hang_up_shells()
         _, survivors = await self._agent.stop(at_once=True)
         if survivors:
             logger.error("the agent left processes that survive SIGKILL: %s", survivors)
             await self._agent.tree_ended()
         if self._released:
             return  # the machine goes down
-        reason = end_reason(exit_, busy=self._journal.state.turn_open, out_of_memory=self._memory.ran_out())
+        reason = self._why_it_ended(exit_)
         self.info.exit_code, self.info.exit_signal = exit_.code, exit_.signal
         self._nobody_answers("The agent ended")
         await self._last_words()
@@ -197,16 +210,19 @@ class Session(ABC):
             self._link.send(wire.BROKER, stopped)
             crash_point("supervisor.stop.told")
         self._tell()
+        self._over()
         self.ended.set()
 
     async def farewell(self, timeout_s: float) -> None:
         """After the end: give the hub time to take the last events, then end our tasks."""
+        closing = asyncio.ensure_future(self._started.terminals.close())
         if not await self._publisher.flush(timeout_s):
             logger.info("the hub has yet to get %d events", len(self._journal.state.unconfirmed))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._close()
+        await closing
 
     # ------------------------------------------------------------------------------------------------- its turns
 
@@ -260,6 +276,13 @@ class Session(ABC):
     @abstractmethod
     async def _last_words(self) -> None:
         """Show what the agent said and nobody has seen: the agent is gone."""
+
+    def _why_it_ended(self, exit_: Exit) -> EndReason:
+        """Why the session ends, now that its agent ended by itself."""
+        return end_reason(exit_, busy=self._journal.state.turn_open, out_of_memory=self._memory.ran_out())
+
+    def _over(self) -> None:  # noqa: B027 - not every kind has more to say
+        """The end is on record and told."""
 
     @abstractmethod
     async def _close(self) -> None:

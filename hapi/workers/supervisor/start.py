@@ -7,15 +7,12 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from hapi import procs, wire, workspace
-from hapi.agents import table
-from hapi.agents.built_in import Agent
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.crashpoints import crash_point
@@ -23,53 +20,15 @@ from hapi.errors import ErrorCode, HapiError
 from hapi.kin import is_ours
 from hapi.lifecycle import Phase
 from hapi.store import SessionDirectory
-from hapi.workers.supervisor import questions
-from hapi.workers.supervisor.acp_events import Turn
 from hapi.workers.supervisor.agent_process import Launch
-from hapi.workers.supervisor.configuring import Configuration
+from hapi.workers.supervisor.chat_start import ChatStarted
 from hapi.workers.supervisor.environment import agent_environment
-from hapi.workers.supervisor.piped_agent import PipedAgent
-
-if TYPE_CHECKING:  # the driver brings half a second of imports
-    from hapi.workers.supervisor.acp_driver import AcpDriver
-
-OnUpdate = Callable[[dict[str, Any]], None]
-OnPermission = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+from hapi.workers.supervisor.shells import Habitat, shell_environment
+from hapi.workers.supervisor.started import Program, Started
+from hapi.workers.supervisor.terminal_start import TerminalStarted
+from hapi.workers.supervisor.terminals import Terminals
 
 logger = logging.getLogger(__name__)
-
-
-class Started:
-    """A session whose agent is ready. `info` is still in phase `starting`."""
-
-    def __init__(self, order: wire.Spawn, info: wire.SessionInfo) -> None:
-        self.order = order
-        self.info = info
-        self.turn = Turn(info.generation)
-        self.made_worktree = False
-        self.notes: list[str] = []
-        self.ignores_eof = False
-        self.agent: AgentProcess
-        self.driver: AcpDriver
-        self.configuration: Configuration
-        self._on_update: OnUpdate | None = None
-        self._on_permission: OnPermission | None = None
-
-    def route(self, on_update: OnUpdate, on_permission: OnPermission) -> None:
-        """From now on the session hears the agent; what it said while opening (a replayed history) is dropped."""
-        self.turn.finish("opened")
-        self._on_update, self._on_permission = on_update, on_permission
-
-    def on_update(self, update: dict[str, Any]) -> None:
-        if self._on_update is None:
-            self.turn.update(update)
-        else:
-            self._on_update(update)
-
-    async def on_permission(self, params: dict[str, Any]) -> dict[str, Any]:
-        if self._on_permission is None:
-            return questions.cancelled(params)
-        return await self._on_permission(params)
 
 
 class Starter:
@@ -85,22 +44,24 @@ class Starter:
         self.kept: list[str] = []
         self.survivors: list[int] = []
 
-    async def run(self, order: wire.Spawn, info: wire.SessionInfo) -> Started:
+    async def run(self, order: wire.Spawn, info: wire.SessionInfo) -> ChatStarted | TerminalStarted:
         """At most the configured ready time-out. Raises HapiError with the reason, its hint the agent's last words.
 
         Whether it fails or is cancelled, however often, it ends when all is undone; `survivors` are then the pids that
         outlived even SIGKILL, and `kept` says in words what is left.
         """
         deadline = monotonic() + self._config.ready_timeout_ms / 1000
-        started = self._started = Started(order, info)
+        kind = TerminalStarted if order.driver == "pty" else ChatStarted
+        started: ChatStarted | TerminalStarted = kind(order, info, self._config)
+        self._started = started
         try:
-            agent = table.find(order.agent, self._config)
-            argv = self._argv(agent, order)
+            program = started.program()
             await self._prepared(started)
             crash_point("supervisor.spawn.prepared")
-            await self._launch(started, agent, argv)
+            await self._launch(started, program)
             crash_point("supervisor.spawn.launched")
-            await self._open(started, agent, deadline)
+            await started.open(deadline)
+            await self._listen(started)
             crash_point("supervisor.spawn.opened")
         except BaseException as error:
             undoing = asyncio.ensure_future(self.undo())
@@ -121,6 +82,9 @@ class Starter:
             agent.stop_reaping()
             if self.survivors:
                 self._left(f"These processes survive SIGKILL: {', '.join(map(str, self.survivors))}.")
+        terminals = getattr(started, "terminals", None)
+        if terminals is not None:
+            await terminals.close()
         worktree = started.info.worktree if started is not None and started.made_worktree else None
         if started is None or worktree is None:
             return
@@ -144,22 +108,6 @@ class Starter:
             await asyncio.gather(work, return_exceptions=True)
             raise
 
-    def _argv(self, agent: Agent, order: wire.Spawn) -> list[str]:
-        flags = table.launch_arguments(
-            agent,
-            model=order.model,
-            effort=order.effort,
-            permission_mode=order.permission_mode,
-            yolo=order.yolo,
-            settings=order.config,
-            args=order.args,
-        )
-        environ = self._base(order)
-        return table.resolve(agent, environ.get("PATH"), flags, environ=environ)
-
-    def _base(self, order: wire.Spawn) -> dict[str, str]:
-        return dict(os.environ) if order.env is None else order.env
-
     def _prepare(self, started: Started) -> None:
         ours = os.umask(self._umask)
         try:
@@ -179,7 +127,7 @@ class Starter:
                 raise _missing(order, started.info.worktree) from None
             raise
         if order.worktree is not None:
-            environment = agent_environment(self._base(order), order.session_id, {}, None)
+            environment = agent_environment(started.environ, order.session_id, {}, None)
             try:
                 worktree = workspace.create_worktree(path, order.worktree, environment, self._announce_worktree)
             except HapiError:
@@ -196,32 +144,32 @@ class Starter:
         self._started.info.worktree = worktree
         self._directory.write_state(self._started.info)
 
-    async def _launch(self, started: Started, agent: Agent, argv: list[str]) -> None:
-        base = self._base(started.order)
-        extra = table.environment(agent, base.get("PATH"), base)
-        environment = agent_environment(base, started.info.session_id, extra, started.info.worktree)
-        launch = Launch(argv, started.info.directory, environment, self._umask)
-        home = self._config.home
-        process = await PipedAgent.start(launch, self._directory.agent_log, lambda pid: is_ours(pid, home))
-        started.agent = process
-        started.info.agent_process = process.identity
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, process.reap)
-        process.reap()  # it may have ended before we listened
+    async def _launch(self, started: Started, program: Program) -> None:
+        info, home = started.info, self._config.home
+        environment = agent_environment(started.environ, info.session_id, program.environment, info.worktree)
+        launch = Launch(program.argv, info.directory, environment, self._umask)
+        await started.launch(launch, self._directory.agent_log, lambda pid: is_ours(pid, home))
+        info.agent_process = started.agent.identity
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, started.agent.reap)
+        started.agent.reap()  # it may have ended before we listened
 
-    async def _open(self, started: Started, agent: Agent, deadline: float) -> None:
-        from hapi.workers.supervisor.acp_driver import AcpDriver
-
-        order, info = started.order, started.info
-        driver = AcpDriver(started.agent, started.on_update, started.on_permission)
-        started.driver = driver
-        resume = order.resume if agent.resume else None
-        opened = await driver.open(info.directory, resume, max(0.1, deadline - monotonic()))
-        started.configuration = Configuration(agent, info, driver)
-        info.native_id = opened.native_id
-        if order.resume and not opened.resumed:
-            started.notes.append("The agent could not resume its conversation; a new one began.")
-        started.ignores_eof = agent.ignores_eof
-        started.notes += await started.configuration.begin(order, resumed=opened.resumed)
+    async def _listen(self, started: Started) -> None:
+        """Let viewers attach. A chat does without, if it must. Raises HapiError(disk)."""
+        info = started.info
+        shell = shell_environment(started.environ, info.session_id, info.worktree)
+        habitat = Habitat(info.directory, shell, self._umask)
+        path = self._config.paths.terminal_socket(info.session_id)
+        terminals = started.terminals = Terminals(path, lambda: info, habitat)
+        try:
+            await terminals.open()
+        except HapiError as error:
+            if isinstance(started, TerminalStarted):
+                raise HapiError(ErrorCode.DISK, error.message, error.hint) from None
+            logger.error("no terminals for this session: %s", error.message)  # noqa: TRY400 - the words say it all
+            started.notes.append(f"Terminals cannot attach to this session: {error.message}")
+        started.agent.on_child = terminals.reaped
+        if isinstance(started, TerminalStarted):
+            terminals.agent(started.agent.terminal)
 
 
 def _missing(order: wire.Spawn, worktree: wire.WorktreeInfo | None) -> HapiError:
@@ -245,6 +193,7 @@ def first_info(order: wire.Spawn, namespace: str, generation: int, **more: Any) 
         phase=Phase.STARTING,
         started_by=order.started_by,
         generation=generation,
+        driver=order.driver,
         **more,
     )
 

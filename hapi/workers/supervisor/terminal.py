@@ -30,7 +30,14 @@ _FOCUS_LEFT = b"\x1b[O"  # a terminal says so when its person turns to another o
 logger = logging.getLogger(__name__)
 
 
-class Viewer(Protocol):
+class Typing(Protocol):
+    """Who types, and waits for room to."""
+
+    def go_on(self) -> None:
+        """There is room for input again."""
+
+
+class Viewer(Typing, Protocol):
     """Who looks at a terminal, as the terminal knows it. No method blocks or raises."""
 
     cols: int
@@ -43,9 +50,6 @@ class Viewer(Protocol):
 
     def resized_to(self, cols: int, rows: int) -> None:
         """The terminal has another size, and not by this viewer's doing."""
-
-    def go_on(self) -> None:
-        """There is room for input again."""
 
     def finish(self, ended: Ended) -> None:
         """The last message; a viewer that lags gets the screen before it."""
@@ -70,7 +74,7 @@ class Terminal:
         self._clock = monotonic
         self._loop = asyncio.get_running_loop()
         self._viewers: list[Viewer] = []  # whoever was active last comes last
-        self._waiting: list[Viewer] = []
+        self._waiting: list[Typing] = []
         self._input = bytearray()
         self._drawing: asyncio.TimerHandle | None = None
         self._wrote = False
@@ -130,9 +134,9 @@ class Terminal:
         if not viewer.read_only and self.end is None:
             self._activate(viewer)
 
-    def wait_for_room(self, viewer: Viewer) -> None:
-        """Tell the viewer to go on when the program has read most of what waits for it."""
-        self._waiting.append(viewer)
+    def wait_for_room(self, typing: Typing) -> None:
+        """Tell it to go on when the program has read most of what waits."""
+        self._waiting.append(typing)
 
     def replay(self, lost: int = 0) -> Replay:
         """The screen as it is now; `lost` bytes did not reach the viewer."""
@@ -160,6 +164,12 @@ class Terminal:
             self.recorder.settle()
             self._drawn()
 
+    def catch_up(self) -> None:
+        """Take what the program has written and nobody has read yet; 4 MiB at most. Then as `settle`."""
+        if self.end is None:
+            self._drain()
+        self.settle()
+
     def hang_up(self) -> None:
         """Tell the program that its terminal is gone; what it still writes is heard."""
         if self.end is None:
@@ -169,9 +179,8 @@ class Terminal:
         """The program has ended, or nobody waits for it any more: show its last output, tell the viewers, close."""
         if self.end is not None:
             return
-        self._drain()
+        self.catch_up()
         self.end = end
-        self.settle()
         if self._drawing is not None:
             self._drawing.cancel()
         self._loop.remove_reader(self._pty.master)
@@ -273,8 +282,8 @@ class Terminal:
             self._loop.remove_writer(self._pty.master)
         if len(self._input) <= INPUT_LOW_BYTES and self._waiting:
             waiting, self._waiting = self._waiting, []
-            for viewer in waiting:
-                viewer.go_on()
+            for typing in waiting:
+                typing.go_on()
 
     # ------------------------------------------------------------------------------------------------- size
 

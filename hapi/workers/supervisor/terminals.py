@@ -59,6 +59,11 @@ class Terminals:
         """The shells that live, by name."""
         return self._shells
 
+    @property
+    def viewers(self) -> int:
+        """How many are connected."""
+        return len(self._connections)
+
     async def open(self) -> None:
         """Listen. Raises HapiError: already_running when somebody answers there, disk when it cannot be made."""
         listening = _bound(self._path)
@@ -76,17 +81,20 @@ class Terminals:
                 return True
         return False
 
-    async def close(self) -> None:
-        """Hang up the shells, give viewers what waits for them, for a second at most, and be gone from the disk."""
+    async def close(self, reason: str = "the session was stopped") -> None:
+        """Hang up the shells, give viewers what waits for them, for a second at most, and be gone from the disk.
+
+        The terminals end with that reason, unless they have ended.
+        """
         self._closing = True
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
         for terminal in list(self._shells.values()):
             terminal.hang_up()
-            self._shell_ended(terminal, Ended(signal=signal.SIGHUP, reason="the session was stopped"))
+            self._shell_ended(terminal, Ended(signal=signal.SIGHUP, reason=reason))
         if self._agent is not None:
-            self._agent.ended(Ended(reason="the session was stopped"))
+            self._agent.ended(Ended(reason=reason))
         await self._flush()
 
     # ------------------------------------------------------------------------------------------------- for connections

@@ -10,6 +10,8 @@ import socket
 import struct
 from typing import Protocol, cast
 
+import msgspec
+
 from hapi import wire
 from hapi.errors import ErrorCode, HapiError
 from hapi.terminal.protocol import (
@@ -23,6 +25,7 @@ from hapi.terminal.protocol import (
     Frames,
     FromViewer,
     Input,
+    Output,
     Redraw,
     Resize,
     Resized,
@@ -34,6 +37,7 @@ ATTACH_DEADLINE_S = 10.0
 LAG_BYTES = 1024 * 1024  # what may wait for a viewer before it is lagging
 MAX_INPUT_BYTES = 256 * 1024  # of one message
 _READ_BYTES = 64 * 1024
+_REPLAY_BYTES = 1024 * 1024  # a longer one goes on as Output; a frame has a limit
 _HELD_CHECK_S = 1.0
 _MAC_PEER_CREDENTIALS = 1
 
@@ -124,9 +128,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """The viewer has taken all that waited for it."""
-        if self.lagging and self.terminal is not None and not self._transport.is_closing():
-            self.lagging = False
-            self._replay()
+        self.lagging = False
+        if not self._transport.is_closing():
+            self._catch_up()
 
     # ------------------------------------------------------------------------------------------------- to the viewer
 
@@ -145,9 +149,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def finish(self, ended: Ended) -> None:
         """The last message."""
-        if self.lagging:
-            self.lagging = False
-            self._replay()
+        self.lagging = False
+        self._catch_up()
         self._transport.write(frame(ended))
         self._transport.close()
 
@@ -163,12 +166,20 @@ class Connection(asyncio.BufferedProtocol):
         """Close at once, whatever waits."""
         self._transport.abort()
 
-    def _replay(self) -> None:
-        if self.terminal is not None:
-            lost, self._lost = self._lost, 0
-            if self.terminal.size != self._told_size:
-                self.resized_to(*self.terminal.size)
-            self._transport.write(frame(self.terminal.replay(lost)))
+    def _catch_up(self) -> None:
+        if self.terminal is None:
+            return
+        if self.terminal.size != self._told_size:
+            self.resized_to(*self.terminal.size)
+        if self._lost:
+            self._replay(self.terminal)
+
+    def _replay(self, terminal: Terminal) -> None:
+        lost, self._lost = self._lost, 0
+        whole = terminal.replay(lost)
+        self._transport.write(frame(msgspec.structs.replace(whole, data=whole.data[:_REPLAY_BYTES])))
+        for start in range(_REPLAY_BYTES, len(whole.data), _REPLAY_BYTES):
+            self._transport.write(frame(Output(whole.data[start : start + _REPLAY_BYTES])))
 
     def _refuse(self, error: HapiError) -> None:
         self._transport.write(frame(wire.failure(error)))
@@ -203,7 +214,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._told_size = terminal.size
             case Redraw():
                 if not self.lagging:  # then it gets one anyway
-                    self._replay()
+                    self._replay(terminal)
             case CloseTerminal():
                 if self.read_only:
                     raise HapiError(ErrorCode.BAD_REQUEST, "Who only looks cannot close a terminal.")
@@ -232,7 +243,7 @@ class Connection(asyncio.BufferedProtocol):
         )
         self._transport.write(frame(attached))
         if wish.replay:
-            self._replay()
+            self._replay(terminal)
 
     def _set_size(self, cols: int, rows: int) -> None:
         self.cols, self.rows = min(max(cols, 1), MAX_COLS), min(max(rows, 1), MAX_ROWS)

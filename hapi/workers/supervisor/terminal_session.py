@@ -1,0 +1,145 @@
+"""A session whose agent lives in a terminal: people see and type what they like; messages are typed in for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from hapi import wire
+from hapi.clock import monotonic
+from hapi.errors import ErrorCode, HapiError
+from hapi.journal import Journal
+from hapi.lifecycle import EndReason, Phase
+from hapi.store import SessionDirectory
+from hapi.terminal.protocol import Ended
+from hapi.workers.link import Link
+from hapi.workers.supervisor.activity import Activity
+from hapi.workers.supervisor.agent_process import Exit
+from hapi.workers.supervisor.headline import headline
+from hapi.workers.supervisor.session import Session, end_reason
+from hapi.workers.supervisor.terminal_start import TerminalStarted
+from hapi.workers.supervisor.typist import Typist
+
+TITLE_S = 2.0  # a title is told no more often: some programs put a wheel that turns into it
+
+logger = logging.getLogger(__name__)
+
+
+class TerminalSession(Session):
+    """Its phase is read off its output; its end is its program's. What is asked of a chat only is refused."""
+
+    def __init__(self, started: TerminalStarted, link: Link, directory: SessionDirectory, journal: Journal) -> None:
+        super().__init__(started, link, directory, journal)
+        self._terminal = started.agent.terminal
+        self._interrupt = started.interrupt
+        self._activity = Activity()
+        self._typist = Typist(self._terminal)
+        self._loop = asyncio.get_running_loop()
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._title_timer: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------------------------------------- its life
+
+    def _begin(self) -> None:
+        self._terminal.on_output = self._wrote
+        self._terminal.on_typed = self._activity.typed
+        self._terminal.on_drawn = self._drawn
+        self._drawn()
+
+    def _nobody_answers(self, why: str) -> None:
+        """Its questions are on its screen."""
+
+    async def _wind_down(self, **_: bool) -> None:
+        self._typist.stop()
+
+    async def _last_words(self) -> None:
+        """Keep what its screen shows, and what scrolled off it."""
+        self._typist.stop()
+        self._terminal.catch_up()
+        if self._journal.state.turn_open and self._journal.state.in_flight is None:
+            self._turn_ended()
+        text = self._terminal.recorder.screen.text()
+        try:
+            await asyncio.to_thread(self._directory.keep_scrollback, text)
+        except OSError as error:
+            logger.error("cannot keep the scrollback: %s", error)  # noqa: TRY400 - the words say it all
+
+    def _why_it_ended(self, exit_: Exit) -> EndReason:
+        return end_reason(exit_, busy=False, out_of_memory=self._memory.ran_out())
+
+    def _over(self) -> None:
+        exit_ = self._agent.exit or Exit(None, None)
+        self._terminal.ended(Ended(code=exit_.code, signal=exit_.signal, reason=self.info.reason or ""))
+
+    async def _close(self) -> None:
+        for timer in (self._look_timer, self._title_timer):
+            if timer is not None:
+                timer.cancel()
+
+    # ------------------------------------------------------------------------------------------------- its messages
+
+    async def _run_turn(self, message: wire.UserMessage) -> None:
+        self.info.detail = None
+        paths = [attachment.path for attachment in message.attachments]
+        try:
+            await self._typist.message("\n".join([message.text, *paths]))
+        except HapiError as error:
+            logger.warning("a message was not typed to its end: %s", error.message)
+            return  # whether the program has it is not known, and the end of the session says so
+        self._activity.prompted(monotonic())
+        self._consumed(message)
+        self._look()
+
+    def _turn_ended(self) -> None:
+        self._emit(wire.TurnEnded("end_turn", more=self.mailbox.first is not None))
+
+    async def abort(self) -> None:
+        """Press the key by which people interrupt this program."""
+        self._terminal.type(self._interrupt)
+
+    def answer(self, _: wire.AnswerPermission) -> None:
+        raise self._refusal("Its questions are answered in the terminal.")
+
+    async def configure(self, _: dict[str, str | None]) -> wire.Configured:
+        raise self._refusal("Its options are changed in the terminal.")
+
+    async def fork(self) -> wire.Forked:
+        raise self._refusal("Its conversation cannot be copied from here.")
+
+    def _refusal(self, words: str) -> HapiError:
+        hint = f"Attach to it: hapi attach {self.info.session_id}"
+        return HapiError(ErrorCode.BAD_REQUEST, f"This session lives in a terminal. {words}", hint)
+
+    # ------------------------------------------------------------------------------------------------- its output
+
+    def _wrote(self, at: float) -> None:
+        self._typist.heard(at)
+        self._activity.output(at)
+        if self._activity.working and self._look_timer is None:
+            self._look()
+
+    def _look(self) -> None:
+        """Bring the phase in line with what the program does, and look again when that may be over."""
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+            self._look_timer = None
+        due = self._activity.look(monotonic())
+        if self.lifecycle.phase not in {Phase.IDLE, Phase.WORKING}:
+            return
+        if due is not None:
+            self._look_timer = self._loop.call_at(self._loop.time() + max(0.0, due - monotonic()), self._look)
+        if not self._activity.working and self._journal.state.turn_open and self._journal.state.in_flight is None:
+            self._turn_ended()
+        self._move(Phase.WORKING if self._activity.working else Phase.IDLE)
+
+    def _drawn(self) -> None:
+        title = headline(self._terminal.recorder.screen.title)
+        if title and title != self.info.title and self._title_timer is None:
+            self._title_timer = self._loop.call_later(TITLE_S, self._tell_title)
+
+    def _tell_title(self) -> None:
+        self._title_timer = None
+        title = headline(self._terminal.recorder.screen.title)
+        if title and title != self.info.title and self.lifecycle.phase is not Phase.ENDED:
+            self.info.title = title
+            self._announce()
