@@ -6,6 +6,7 @@ The reaper does this under the directory's lock, so that a supervisor which cont
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import msgspec
 
@@ -48,6 +49,7 @@ def clean_up(watched: Watched, paths: Paths, deadline_s: float) -> Closed:
         logger.warning("cannot lock %s: %s", directory.path, error)
     try:
         reaped, survivors = remains.end(watched.session_id, watched.agent, paths.home, deadline_s)
+        _remove_socket(paths.terminal_socket(watched.session_id))
         return Closed(reaped, survivors, _close(directory) if directory.path.is_dir() else 0)
     finally:
         lock.release()
@@ -69,6 +71,14 @@ def close(directory: SessionDirectory) -> int:
         return 0
     finally:
         lock.release()
+
+
+def _remove_socket(path: Path) -> None:
+    """Nobody listens there any more."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("cannot remove %s: %s", path, error.strerror)
 
 
 def _close(directory: SessionDirectory) -> int:

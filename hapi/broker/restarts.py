@@ -37,6 +37,7 @@ class Restarts:
             agent=info.agent,
             started_by=info.started_by,
             existing=True,
+            driver=info.driver,
         )
 
     def due(self, pending: Collection[str]) -> bool:

@@ -183,8 +183,8 @@ class AgentProcess(ABC):
 
         A runner that the agent started (see hapi.kin) is not among them.
         """
-        if procs.LINUX:
-            return procs.descendants(os.getpid(), self._spare)
+        if procs.LINUX:  # an orphan that becomes ours while we look is seen nowhere the first time
+            return procs.descendants(os.getpid(), self._spare) or procs.descendants(os.getpid(), self._spare)
         own = [self.identity] if self.identity is not None and procs.is_alive(self.identity) else []
         return [*own, *procs.descendants(self.pid, self._spare)]
 

@@ -28,7 +28,7 @@ from hapi.workers.supervisor.agent_process import become_subreaper
 from hapi.workers.supervisor.chat_session import ChatSession
 from hapi.workers.supervisor.chat_start import ChatStarted
 from hapi.workers.supervisor.session import Session
-from hapi.workers.supervisor.start import Starter, continued, first_info
+from hapi.workers.supervisor.start import Starter, continued, first_info, same_command
 from hapi.workers.supervisor.terminal_session import TerminalSession
 from hapi.workers.supervisor.terminal_start import TerminalStarted
 
@@ -247,7 +247,9 @@ class Supervisor:
             previous = self._last_record()
             if previous is not None and order.existing:
                 self._rebooted = previous.phase is not Phase.ENDED
-                order = continued(order, info, previous, self._first_order() if self._rebooted else None)
+                first = self._first_order()
+                order = continued(order, info, previous, first if self._rebooted else None)
+                order = same_command(order, first, keeps_size=self._rebooted)
             self._directory.write_spec(order)
             crash_point("supervisor.spawn.specified")
             journal = self._journal = Journal(self._directory.journal, info.generation)

@@ -220,7 +220,8 @@ def continued(
     if previous.phase is not Phase.ENDED:
         info.started_at = previous.started_at
     if first is not None:
-        order = msgspec.structs.replace(order, args=first.args, yolo=first.yolo, umask=first.umask)
+        args = first.args if first.driver == order.driver else order.args
+        order = msgspec.structs.replace(order, args=args, yolo=first.yolo, umask=first.umask)
     info.model = order.model or previous.model
     info.effort = order.effort or previous.effort
     info.permission_mode = _mode(order, previous)
@@ -232,3 +233,13 @@ def continued(
         permission_mode=info.permission_mode,
         config={**((first.config if first is not None else None) or {}), **previous.config, **order.config},
     )
+
+
+def same_command(order: wire.Spawn, first: wire.Spawn | None, *, keeps_size: bool) -> wire.Spawn:
+    """The order to continue a session that began with `first`: a command is run again where it was one, in a terminal
+    of the same size if nobody is there who has another.
+    """
+    if first is None or first.driver != "pty" or order.driver != "pty":
+        return order
+    size = {"cols": first.cols, "rows": first.rows} if keeps_size else {}
+    return msgspec.structs.replace(order, command=order.command or first.command, **size)
