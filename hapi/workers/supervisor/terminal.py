@@ -44,6 +44,7 @@ class Viewer(Typing, Protocol):
     rows: int
     read_only: bool
     lagging: bool
+    answers: bool
 
     def show(self, framed: bytes, size: int) -> None:
         """An Output in its frame, `size` bytes of the program's."""
@@ -224,10 +225,10 @@ class Terminal:
             self._show(data)
 
     def _show(self, data: bytes) -> None:
-        active = self._active()
+        answering = self._answering()
         plain = b""
         for viewer in self._viewers:
-            if viewer is active:
+            if viewer is answering:
                 viewer.show(frame(Output(data)), len(data))
             else:  # a question has one answer: that of the terminal that is typed at
                 plain = plain or frame(Output(without_questions(data)))
@@ -251,8 +252,8 @@ class Terminal:
 
     def _drawn(self, *, whole: bool = True) -> None:
         answers = self.recorder.screen.answers()
-        active = self._active()
-        if answers and (active is None or active.lagging) and self.end is None:
+        answering = self._answering()
+        if answers and (answering is None or answering.lagging) and self.end is None:
             self._type(answers)
         if whole and self.on_drawn is not None:
             self.on_drawn()
@@ -290,6 +291,11 @@ class Terminal:
     def _active(self) -> Viewer | None:
         last = self._viewers[-1] if self._viewers else None
         return None if last is None or last.read_only else last
+
+    def _answering(self) -> Viewer | None:
+        """Who answers the program's questions; None: our screen does."""
+        active = self._active()
+        return active if active is not None and active.answers else None
 
     def _activate(self, viewer: Viewer) -> None:
         if self._viewers[-1] is not viewer:
