@@ -7,6 +7,7 @@ emoji) and a look are known by numbers, given out by an `Inks`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -57,6 +58,12 @@ class _Cells(dict[str, str]):
         return cells
 
 
+# Scripts and symbols that are one column wide throughout, so that most text needs no look at each character.
+NARROW = (
+    "-~\xa1-\xac\xae-\u02ff\u0370-\u0377\u037a-\u037f\u0384-\u0482\u048a-\u0590"
+    "\u2010-\u2027\u2030-\u205e\u20a0-\u20c0\u2100-\u218b\u2190-\u2319\u2500-\u25fc\u2776-\u2794\u2800-\u28ff"
+)
+_all_narrow = re.compile(f"[ {NARROW}]*").fullmatch
 _cell: Callable[[str], str] = _Cells().__getitem__
 
 
@@ -121,6 +128,8 @@ class Inks:
 
     def cells(self, text: str) -> tuple[str, str]:
         """Printable text as cells; and what in front of it belongs to the cell before (accents), mostly nothing."""
+        if _all_narrow(text):
+            return "", text
         parts = list(map(_cell, text))
         if "" not in parts:
             return "", "".join(parts)

@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
-from hapi.terminal.screen_cells import DEFAULT_PEN, PLAIN, TAIL, Inks, Pen
+from hapi.terminal.screen_cells import DEFAULT_PEN, NARROW, PLAIN, TAIL, Inks, Pen
 from hapi.terminal.screen_grid import Grid, History
 from hapi.terminal.screen_modes import Modes
 from hapi.terminal.screen_sgr import styled
 
-LINES = re.compile(r"(?:[\t -~]*\r\n)+")
+LINES = re.compile(f"(?:[\t {NARROW}]*\r\n)+")
 _GRAPHICS = str.maketrans("`abcdefghijklmnopqrstuvwxyz{|}~_", "◆▒␉␌␍␊°±␤␋┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£· ")
 _CACHED_STYLES = 4096
 _TAB = 8
+_END = "\r\n"
 
 
 @dataclass(slots=True)
@@ -70,7 +71,6 @@ class Emulator:
         """Write like this from now on."""
         self.pen = pen
         self.ink = self.looks.number(pen)
-        self.blank = self._blank_ink()
 
     def style(self, parameters: str) -> None:
         """CSI parameters m."""
@@ -86,9 +86,10 @@ class Emulator:
             self._styles[key] = self.pen, self.ink
             return
         self.pen, self.ink = found
-        self.blank = self._blank_ink() if self.pen.background else PLAIN
 
-    def _blank_ink(self) -> str:
+    @property
+    def blank(self) -> str:
+        """The ink of what is erased: the pen's background, nothing else of it."""
         background = self.pen.background
         return self.looks.number(Pen(background=background)) if background else PLAIN
 
@@ -185,35 +186,59 @@ class Emulator:
             cell = self.last[-2:] if self.last[-1] == TAIL else self.last[-1]
             self._write_long(cell * min(count, self.cols * self.rows))
 
-    def write_lines(self, block: str) -> bool:
-        """Lines of ASCII, each with CR LF: the same as writing one by one, but fast. False: not now, write them so."""
-        if self.top or self.bottom != self.rows or self.right - self.left != self.cols or self.modes.insert:
-            return False
-        if self.y != self.rows - 1 or self.x or self.tabs is not None or self.charsets[self.shift] != "B":
-            return False
-        if self.blank != PLAIN or self.grid.cells[self.y] != self.grid.blank or self.pen.link:
-            return False
+    def appending(self) -> bool:
+        """Whether the cursor is in an empty row at the very bottom, nothing unusual on: `append` may be used."""
+        grid = self.grid
+        return (
+            self.y == self.rows - 1
+            and not self.x
+            and not self.top
+            and self.bottom == self.rows
+            and self.right - self.left == self.cols
+            and grid.cells[self.y] == grid.blank
+            and self.modes.wrap
+            and not self.modes.insert
+            and self.tabs is None
+            and self.charsets[self.shift] == "B"
+            and not self.pen.background
+            and not self.pen.link
+        )
+
+    def append(self, block: str) -> bool:
+        """Lines of narrow characters and tabs, each with CR LF: as writing one after the other, but fast.
+
+        False: nothing is done, they have to be written one after the other.
+        """
         lines = block.split("\r\n")
         lines.pop()
-        if "\t" in block:
+        tabs = "\t" in block
+        if tabs:
             lines = [line.expandtabs(_TAB) if "\t" in line else line for line in lines]
-        if len(max(lines, key=len)) > self.cols:
+        ends = [True] * len(lines)
+        long = len(max(lines, key=len)) > self.cols
+        if tabs and (long or self.ink != PLAIN):
             return False
-        self._append(lines)
+        if long:
+            lines, ends = self._folded(lines)
+        kept = self.rows - 1
+        self._scroll_out(min(kept, len(lines)))
+        through = max(0, len(lines) - kept)
+        if self.grid is self.main and through:
+            start, end = (self.pen.sgr(), "\x1b[m") if self.ink != PLAIN else ("", "")
+            rows = zip(lines[:through], ends, strict=False)
+            self.history.add([f"{start}{line}{end}{_END if last else ''}".encode() for line, last in rows])
+        self.grid.scroll(0, self.rows, len(lines), PLAIN)
+        for row in range(through, len(lines)):
+            at = kept - len(lines) + row
+            self.grid.put(at, 0, lines[row], self.ink)
+            self.grid.wraps[at] = not ends[row]
+        self.last = " "
         return True
 
-    def _append(self, lines: list[str]) -> None:
-        """At the bottom, where the cursor is in an empty row."""
-        grid, kept = self.grid, self.rows - 1
-        through = lines[: max(0, len(lines) - kept)]
-        self._scroll_out(min(kept, len(lines)))
-        if self.grid is self.main and through:
-            start, end = (self.pen.sgr(), "\x1b[m\r\n") if self.ink != PLAIN else ("", "\r\n")
-            self.history.add([f"{start}{line}{end}".encode() for line in through])
-        lines = lines[len(through) :]
-        grid.scroll(0, self.rows, len(lines), PLAIN)
-        for row, line in enumerate(lines, kept - len(lines)):
-            grid.put(row, 0, line, self.ink)
+    def _folded(self, lines: list[str]) -> tuple[list[str], list[bool]]:
+        cut = [line[at : at + self.cols] for line in lines for at in range(0, max(len(line), 1), self.cols)]
+        ends = [at + self.cols >= len(line) for line in lines for at in range(0, max(len(line), 1), self.cols)]
+        return cut, ends
 
     # Moving
 

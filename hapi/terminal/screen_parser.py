@@ -8,6 +8,7 @@ import re
 from hapi.terminal import screen_controls as controls
 from hapi.terminal.screen_emulator import Emulator
 from hapi.terminal.screen_questions import answer
+from hapi.terminal.screen_sgr import lasting
 
 ESC = "\x1b"
 _CSI = re.compile(r"\[([<=>?]?)([\d;:]*)([ -/]*)([@-~])").match
@@ -17,8 +18,11 @@ _STRING = re.compile(r"[]PX^_][^\x18\x1a\x07]*").match
 _BELL_ENDS = "]"
 _INTERMEDIATE = re.compile(r"([ -/]*)([0-~])").match
 _PIECES = re.compile(r"[^\x00-\x1f\x7f-\x9f]+|\r\n|[\x00-\x1f]").findall
+_WORTH_APPENDING = 200  # characters: fewer are faster written one by one
 _MAX_SEQUENCE = 4096  # characters that are kept of an unfinished one
-_STATE_LETTERS = re.compile(r"\x1b(?:\[[<-?]?[\d;:]*[ !]?[mrshltpqu]|[^\[]|$)")
+_COLOURS = re.compile(r"\x1b\[([\d;:]*)m")
+_NOT_COLOURS = re.compile(r"\x1b(?:\[[<-?]?[\d;:]*[ !]?[rshltpqu]|\[[>?][\d;:]*m|[^\[])").search
+_STATE = re.compile(r"\x1b(?:\[[<-?]?[\d;:]*[ !]?[mrshltpqu]|[^\[])")
 
 
 class Parser:
@@ -68,8 +72,13 @@ class Parser:
         if ESC not in text:
             return
         tail = text.rindex(ESC)
-        for found in _STATE_LETTERS.finditer(text, 0, tail):
-            self._skipped(text, found)
+        if _NOT_COLOURS(text, 0, tail):
+            for found in _STATE.finditer(text, 0, tail):
+                self._skipped(text, found)
+        else:
+            start = max(text.rfind("\x1b[0m", 0, tail), text.rfind("\x1b[m", 0, tail), 0)
+            for parameters in lasting(_COLOURS.findall(text, start, tail)):
+                self.screen.style(parameters)
         self._last(text[tail + 1 :], skipping=True)
 
     def unfinished(self) -> bytes:
@@ -195,11 +204,24 @@ class Parser:
         if text.isprintable():
             self.screen.write(text)
             return
-        at = 0
-        if len(text) > 200:
-            at = self._lines(text)
+        at, size = 0, len(text)
+        while size - at > _WORTH_APPENDING:
+            lines = LINES.match(text, at) if self.screen.appending() else None
+            if lines is not None:
+                if not self.screen.append(lines[0]):
+                    self._pieces(lines[0])
+                at = lines.end()
+                continue
+            end = text.find("\r\n", at)
+            if end < 0:
+                break
+            self._pieces(text[at : end + 2])
+            at = end + 2
+        self._pieces(text[at:] if at else text)
+
+    def _pieces(self, text: str) -> None:
         screen = self.screen
-        for piece in _PIECES(text[at:] if at else text):
+        for piece in _PIECES(text):
             if piece == "\r\n":
                 screen.carriage_return()
                 screen.line_feed()
@@ -207,10 +229,6 @@ class Parser:
                 screen.write(piece)
             elif piece in _CONTROLS:
                 _CONTROLS[piece](screen)
-
-    def _lines(self, text: str) -> int:
-        """Whole lines at once, from the second on. Answers how much of the text is done."""
-        return 0
 
 
 def _bell(screen: Emulator) -> None:

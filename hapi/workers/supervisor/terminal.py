@@ -140,9 +140,10 @@ class Terminal:
         self._waiting.append(typing)
 
     def replay(self, lost: int = 0) -> Replay:
-        """The screen as it is now; `lost` bytes did not reach the viewer."""
+        """The screen as it is now, for a viewer that missed `lost` bytes; for one that comes, what history misses."""
         self.settle()
-        return Replay(data=self.recorder.screen.replay(lost=lost + self.recorder.lost), lost=lost + self.recorder.lost)
+        lost = lost or self.recorder.lost
+        return Replay(data=self.recorder.screen.replay(lost=lost), lost=lost)
 
     # ------------------------------------------------------------------------------------------------- program
 
@@ -311,7 +312,7 @@ class Terminal:
             return
         self.settle()
         self._pty.resize(cols, rows)
-        self.recorder.screen.resize(*self.size)
+        self.recorder.resize(*self.size)
         for viewer in self._viewers:
             if viewer is not cause:
                 viewer.resized_to(*self.size)

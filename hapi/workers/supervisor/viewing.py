@@ -74,7 +74,6 @@ class Connection(asyncio.BufferedProtocol):
         self.read_only = True
         self.lagging = False
         self.answers = True
-        self.name = "?"
         self.terminal: Terminal | None = None
         self.gone = asyncio.Event()
         self._desk = desk
@@ -227,7 +226,7 @@ class Connection(asyncio.BufferedProtocol):
         terminal, created = self._desk.find(wish)
         if self._deadline is not None:
             self._deadline.cancel()
-        self.read_only, self.name, self.answers = wish.read_only, wish.viewer, wish.answers
+        self.read_only, self.answers = wish.read_only, wish.answers
         self._set_size(wish.cols, wish.rows)
         terminal.attach(self)
         self.terminal = terminal
