@@ -86,7 +86,7 @@ class Screen:
         lines = [_SEQUENCES.sub("", kept).replace("\r\n", "\n")]
         for row in range(screen.rows):
             line = screen.looks.text(screen.grid.cells[row])
-            lines.append(line if screen.wrapped(screen.grid, row) else line.rstrip(" ") + "\n")
+            lines.append(line if screen.grid.wrapped(row) else line.rstrip(" ") + "\n")
         return "".join(lines).rstrip("\n")
 
     def last_line(self) -> str:

@@ -117,7 +117,7 @@ class Emulator:
                 self._sweep()
         self.last = cells
         end = self.x + len(cells)
-        if end > (self.right if self.x <= self.right else self.cols) or self.modes.insert:
+        if end > (self.right if self.x <= self.right else self.cols) or self.modes.insert or not self.modes.wrap:
             self._write_long(cells)
             return
         grid, y = self.grid, self.y
@@ -138,9 +138,9 @@ class Emulator:
 
     def _write_long(self, cells: str) -> None:
         start = 0
+        right = self.right if self.x <= self.right else self.cols
         while start < len(cells):
             width = 2 if cells[start + 1 : start + 2] == TAIL else 1
-            right = self.right if self.x <= self.right else self.cols
             if self.x + width > right:
                 if not self.modes.wrap:
                     self._overwrite_last(cells[start:], right)
@@ -157,6 +157,8 @@ class Emulator:
             self.grid.put(self.y, self.x, cells[start:stop], self.ink)
             self.x += stop - start
             start = stop
+        if not self.modes.wrap and self.x == right:
+            self.x -= 1
 
     def _wrap(self) -> None:
         if self.left == 0 and self.right == self.cols:
@@ -167,9 +169,9 @@ class Emulator:
     def _overwrite_last(self, cells: str, right: int) -> None:
         """Without wrapping each character is written over the last column; wide ones do not fit there."""
         narrow = [a for a, b in zip(cells, cells[1:] + " ", strict=True) if TAIL not in {a, b}]
+        self.x = right - 1
         if narrow:
-            self.grid.put(self.y, right - 1, narrow[-1], self.ink)
-            self.x = right
+            self.grid.put(self.y, self.x, narrow[-1], self.ink)
 
     def _combine(self, accents: str) -> None:
         row = self.grid.cells[self.y]
@@ -327,12 +329,7 @@ class Emulator:
     def _kept(self, row: int) -> bytes:
         """A row of the main screen as history keeps it."""
         line = self.main.drawn(row, self.looks).encode()
-        return line if self.wrapped(self.main, row) else line + b"\r\n"
-
-    @staticmethod
-    def wrapped(grid: Grid, row: int) -> bool:
-        """Whether the row is full and goes on in the next."""
-        return grid.wraps[row] and grid.length(row) >= grid.cols - 1
+        return line if self.main.wrapped(row) else line + b"\r\n"
 
     def shift_lines(self, lines: int) -> None:
         """DL, or IL if negative: from the cursor's row to the bottom margin."""

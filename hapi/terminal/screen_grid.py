@@ -102,9 +102,13 @@ class Grid:
         """How many cells of the row have anything in them."""
         return max(len(self.cells[row].rstrip(" ")), len(self.inks[row].rstrip(PLAIN)))
 
+    def wrapped(self, row: int) -> bool:
+        """Whether the row is full and goes on in the next: the last column may be empty, before a wide character."""
+        return self.wraps[row] and self.length(row) >= self.cols - 1
+
     def drawn(self, row: int, inks: Inks) -> str:
         """The row as what draws it into an empty one, beginning and ending with the default pen."""
-        end = self.length(row)
+        end = self.cols if self.wrapped(row) else self.length(row)
         cells = self.cells[row][:end]
         looks = self.inks[row][:end]
         if looks == PLAIN * end:

@@ -6,7 +6,7 @@ import codecs
 import re
 
 from hapi.terminal import screen_controls as controls
-from hapi.terminal.screen_emulator import Emulator
+from hapi.terminal.screen_emulator import LINES, Emulator
 from hapi.terminal.screen_questions import answer
 from hapi.terminal.screen_sgr import lasting
 
@@ -141,7 +141,7 @@ class Parser:
             control(self.screen, parameters)
         elif not skipping:
             answer(self.screen, prefix + between + final, parameters)
-        if not skipping:
+        if not skipping and found.end() < len(segment):
             self._text(segment[found.end() :])
 
     def _escape(self, segment: str, *, skipping: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hapi.terminal.screen_cells import DEFAULT_PEN, TAIL
+from hapi.terminal.screen_cells import DEFAULT_PEN, PLAIN, TAIL
 from hapi.terminal.screen_emulator import Emulator, Saved
 from hapi.terminal.screen_grid import Grid
 from hapi.terminal.screen_modes import PRELUDE
@@ -54,7 +54,7 @@ def _rows(screen: Emulator, grid: Grid) -> str:
         line = grid.drawn(row, screen.looks)
         if line:
             out.append(line if joined else f"\x1b[{row + 1}H{line}")
-        joined = screen.wrapped(grid, row) and bool(line)
+        joined = grid.wrapped(row) and bool(line)
     return "".join(out)
 
 
