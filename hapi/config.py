@@ -22,6 +22,7 @@ from hapi.paths import Paths
 DEFAULT_API_URL = "http://localhost:3006"
 HEARTBEAT_MS, CONTROL_TIMEOUT_MS, READY_TIMEOUT_MS = 60_000, 10_000, 15_000
 HANDOFF_WINDOW_MS = 300_000
+DETACH_KEY = "Ctrl-\\ d"
 _FALSE = {"", "0", "false", "no", "off"}
 _TRUE = {"1", "true", "yes", "on"}
 
@@ -44,6 +45,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     create_directories: bool
     agents: dict[str, dict[str, Any]]
     sources: dict[str, str]
+    detach_key: str = DETACH_KEY
 
     def __repr__(self) -> str:  # the token must not reach a log through a traceback
         return f"Config(home={self.home}, namespace={self.namespace}, api_url={self.api_url})"
@@ -88,6 +90,7 @@ def load(namespace_option: str | None = None, environ: Mapping[str, str] = os.en
         create_directories=reader.setting_flag("create_directories", "createDirectories", default=True),
         agents=reader.agents(),
         sources=reader.sources,
+        detach_key=reader.text("detach_key", "HAPI_DETACH_KEY", "detachKey") or DETACH_KEY,
     )
 
 

@@ -40,6 +40,7 @@ class ErrorCode(StrEnum):
     WORKTREE_FAILED = "worktree_failed"
     START_FAILED = "start_failed"
     ALREADY_RUNNING = "already_running"
+    CONNECTION_LOST = "connection_lost"
     STATE_UNREADABLE = "state_unreadable"
     NO_LOGS = "no_logs"
     HUB_REFUSED = "hub_refused"

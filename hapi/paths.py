@@ -27,6 +27,7 @@ class Paths:
         self.state = self.root / "runner.state.json"
         self.lock = self.root / "runner.state.json.lock"
         self.handoffs = self.root / "handoffs.json"
+        self.recent = self.root / "recent.json"
         self.sessions = self.root / "sessions"
         self.logs = self.root / "logs"
         self.run = _socket_directory(self.root)

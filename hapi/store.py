@@ -3,6 +3,7 @@
     sessions/<uuid>/spec.json    what was asked, never rewritten      sessions/<uuid>/journal    see hapi.journal
     sessions/<uuid>/state.json   SessionInfo, replaced atomically     sessions/<uuid>/*.log      bounded
     sessions/<uuid>/untold.<n>   there while the hub has yet to hear of the end of generation n
+    sessions/<uuid>/transcript   see hapi.transcript; bounded
     sessions/<uuid>/uploads/     what the web attached to messages; written by the hub connector
     sessions/<uuid>/scrollback   the text that was in its terminal when that ended, bounded
     sessions/<uuid>/hub          which hub has a row of it: when that one came to know this machine (Unix ms)
@@ -65,6 +66,7 @@ class SessionDirectory:
         self.log = path / "session.log"
         self.agent_log = path / "agent.log"
         self.scrollback = path / "scrollback"
+        self.transcript = path / "transcript"
         self.uploads = path / "uploads"
         self._hub = path / "hub"
 

@@ -17,7 +17,7 @@ from hapi.ids import ProcessId
 from hapi.lifecycle import Phase
 
 PROTOCOL = "hapi/1"
-PROTOCOL_LEVEL = 2  # the highest level that this code speaks; docs/protocol.md says what each level added
+PROTOCOL_LEVEL = 3  # the highest level that this code speaks; docs/protocol.md says what each level added
 OLDEST_LEVEL = 1  # the lowest that it still serves; who says nothing speaks level 1
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024
@@ -327,8 +327,9 @@ class ListSessions(msgspec.Struct, tag="list_sessions", omit_defaults=True):
 class Spawn(msgspec.Struct, tag="spawn", omit_defaults=True, kw_only=True):
     """Start a session and wait until it is ready. Idempotent by `session_id`. Reply: Spawned.
 
-    `umask`: the caller's, None for the one that the runner was started with. `worktree`: None for none, "" for one with a made-up name. `env`: the caller's environment (a terminal's), None
-    for the runner's own. `existing`: continue the record of that id, with the agent's own memory if `resume` names it.
+    `umask`: the caller's, None for the one that the runner was started with. `worktree`: None for none, "" for one with
+    a made-up name. `env`: the caller's environment (a terminal's), None for the runner's own. `existing`: continue the
+    record of that id, with the agent's own memory if `resume` names it.
     `driver` `pty` runs the agent's own interface in a pseudo-terminal of `cols` times `rows`, or `command`, any command
     at all, if that is not empty; `agent` is then the name to show for it.
     """

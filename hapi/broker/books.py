@@ -18,6 +18,7 @@ from hapi.broker.restarts import Restarts
 from hapi.broker.sessions import Sessions
 from hapi.broker.spawns import Spawns, Stops
 from hapi.broker.upgrade import Upgrade
+from hapi.broker.waits import Waits
 from hapi.errors import ErrorCode
 from hapi.handoff import Build
 from hapi.lifecycle import EndReason, Phase
@@ -64,6 +65,7 @@ class Books:
         self._ending = Ending.STOP
         self._has_quit = False
         self.relays = Relays()
+        self.waits = Waits()
 
     @property
     def stopping(self) -> bool:
@@ -89,7 +91,13 @@ class Books:
             *self.spawns.settle(session_id, failed),
             *self.stops.settle(gone),
             *self.relays.lost(wire.session_peer(session_id), failed),
+            *self._settle_waits(session_id),
         ]
+
+    def _settle_waits(self, session_id: str) -> list[Effect]:
+        """Answer those who waited for a session to be as it is now; nobody while it is not clear how it is."""
+        info = self.sessions.live.get(session_id) or self.sessions.ended.get(session_id)
+        return [] if info is None or self.adoption.is_open(session_id) else [*self.waits.settle(info)]
 
     def _tell_end(self, info: wire.SessionInfo) -> list[Effect]:
         """Let the hub know of an end that no supervisor can tell it any more; now, and whenever it comes back."""
@@ -118,7 +126,7 @@ class Books:
         if info is not None and info.supervisor is None:
             reason = (spawn.stopped if spawn is not None else None) or EndReason.MACHINE_REBOOTED
             ended = self._end(info, reason, self.now_ms, failed.message)
-            effects = [CloseRecord(ended), *self._tell_end(ended)]
+            effects = [CloseRecord(ended), *self._tell_end(ended), *self._settle_waits(session_id)]
         gone = wire.SessionStopped("stopped", session_id, "before_start")
         stopped = self.stops.settle(gone) if spawn is not None and spawn.stopped is not None else []
         return [*effects, *self.spawns.settle(session_id, failed), *stopped]

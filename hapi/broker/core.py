@@ -272,7 +272,7 @@ class Core(Requests):
             before is None or (before.supervisor, before.agent_process) != (info.supervisor, info.agent_process)
         ):
             effects += self._tell("reaper", wire.Watch([watched(info)]))
-        return effects
+        return [*effects, *self._settle_waits(info.session_id)]
 
     def _supervisor_gone(self, body: wire.SupervisorGone, now: float, now_ms: int) -> list[Effect]:
         """A supervisor is dead, and nothing that it left behind is alive."""
@@ -325,13 +325,22 @@ class Core(Requests):
         for session_id in self.stops.overdue(now):
             effects += self._stop_overdue(session_id)
         effects += self.relays.overdue(now)
+        effects += [self._waited(key, to) for key, to in self.waits.overdue(now)]
         for session_id in self.adoption.end_grace(now):
-            effects += self._take_up(session_id)
+            effects += [*self._take_up(session_id), *self._settle_waits(session_id)]
         effects += map(CloseRecord, self.losses.due(now))
         effects += self._restart_some(now)
         if self._stop_deadline is not None and now >= self._stop_deadline:
             effects += self._quit()
         return [*effects, *self.upgrade.due(now, busy=self._busy())]
+
+    def _waited(self, session_id: str, to: ReplyTo) -> Effect:
+        """The time is up: how the session is, whatever was waited for."""
+        info = self.sessions.live.get(session_id) or self.sessions.ended.get(session_id)
+        if info is None:  # so many have ended since that it is forgotten
+            gone = HapiError(ErrorCode.UNKNOWN_SESSION, f"Session {session_id} is not known any more.")
+            return Answer(to, wire.failure(gone))
+        return Answer(to, wire.Waited(info, reached=False))
 
     def _busy(self) -> bool:
         """Whether somebody waits for something that a handoff would break off."""
@@ -352,7 +361,13 @@ class Core(Requests):
         times = [spawn.deadline for spawn in self.spawns.pending.values()]
         times += [stop.deadline for stop in self.stops.pending.values()]
         times += self.relays.deadlines()
-        others = (self.adoption.deadline(), self._stop_deadline, self.losses.deadline(), self.upgrade.deadline())
+        others = (
+            self.adoption.deadline(),
+            self._stop_deadline,
+            self.losses.deadline(),
+            self.upgrade.deadline(),
+            self.waits.deadline(),
+        )
         if not self.stopping and self.restarts.due(self.spawns.pending):
             return 0.0
         return min([*times, *(at for at in others if at is not None)], default=None)

@@ -30,22 +30,26 @@ class Requests(Books):
 
     def request(self, to: ReplyTo, body: Any, now: float) -> list[Effect]:
         """A request of the CLI or of the hub connector. Errors become answers; nothing is raised."""
+        effects: list[Effect]
         try:
             match body:
                 case wire.ListSessions():
-                    return [Answer(to, wire.SessionList(self.sessions.listed(ended=body.ended)))]
+                    effects = [Answer(to, wire.SessionList(self.sessions.listed(ended=body.ended)))]
                 case wire.Spawn():
-                    return self._spawn(to, body, now)
+                    effects = self._spawn(to, body, now)
                 case wire.StopSession():
-                    return self._stop_session(to, body, now)
+                    effects = self._stop_session(to, body, now)
                 case wire.SendText():
-                    return self._send_text(to, body, now)
+                    effects = self._send_text(to, body, now)
+                case wire.WaitSession():
+                    effects = self._wait_session(to, body, now)
                 case wire.StopRunner():
-                    return self.stop_runner(body.source, now, to)
+                    effects = self.stop_runner(body.source, now, to)
                 case _:
                     raise HapiError(ErrorCode.BAD_REQUEST, f"{type(body).__name__} is not a request.")
         except HapiError as error:
             return [Answer(to, wire.failure(error))]
+        return effects
 
     def _take_up(self, session_id: str) -> list[Effect]:
         """The requests that waited for the verdict on a session, or for the end of its former supervisor."""
@@ -136,7 +140,8 @@ class Requests(Books):
         """A session that went down with the machine and has yet to be started again will not be."""
         self.restarts.drop(info.session_id)
         closed = CloseRecord(self._end(info, _stop_reason(body), self.now_ms, body.why or None))
-        return [closed, Answer(to, wire.SessionStopped("stopped", info.session_id, "before_start"))]
+        answer = Answer(to, wire.SessionStopped("stopped", info.session_id, "before_start"))
+        return [closed, answer, *self._settle_waits(info.session_id)]
 
     def _to_stop(self, target: str) -> wire.SessionInfo | None:
         """The session that is meant; None for a whole id of which nothing is known (any more): it runs nowhere here.
@@ -175,6 +180,12 @@ class Requests(Books):
         if peer is None:
             raise HapiError(ErrorCode.TIMEOUT, "The session's supervisor does not answer at the moment.", "Try again.")
         return [self.relays.begin(to, peer, body, now)]
+
+    def _wait_session(self, to: ReplyTo, body: wire.WaitSession, now: float) -> list[Effect]:
+        """Answered at once if it is so already, but not from a record of which it is not clear yet whether it holds."""
+        info = self.sessions.resolve(body.target)
+        self.waits.begin(info.session_id, to, body, now)
+        return self._settle_waits(info.session_id)
 
     def stop_runner(self, source: str, now: float, to: ReplyTo | None = None) -> list[Effect]:
         """Say goodbye to the hub, then quit; at most SHUTDOWN_DEADLINE_S. Sessions live on. May be asked again."""
@@ -221,6 +232,7 @@ class Requests(Books):
             *deferred,
             *self.stops.end_all(stopped),
             *self.relays.end_all(stopped),
+            *self.waits.end_all(stopped),
         ]
         return [*answers, *rest, Quit(self._ending)]
 

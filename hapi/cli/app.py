@@ -9,15 +9,30 @@ from typing import Annotated, Any
 import typer
 
 from hapi import __version__
-from hapi.cli import auth, doctor, home, hub, output, runner, service, sessions, spawn, worktree
+from hapi.cli import (
+    auth,
+    doctor,
+    hub,
+    output,
+    runner,
+    send,
+    service,
+    sessions,
+    spawn,
+    terminals,
+    transcripts,
+    wait,
+    worktree,
+)
 from hapi.cli.common import examples, state
 from hapi.errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EXIT_USER, ErrorCode, HapiError, exit_status
 
 INTERRUPTED = 130
-_PASS_THROUGH = frozenset({"hub"})  # commands whose words are another program's
+_HUB = "hub"  # a command whose words are another program's, like those of each agent
 
 app = typer.Typer(
     name="hapi",
+    cls=terminals.Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     add_completion=True,
@@ -28,8 +43,10 @@ app = typer.Typer(
 @app.callback(
     invoke_without_command=True,
     epilog=examples(
-        "hapi                                   start the runner if needed, and say what runs",
-        "hapi runner spawn ~/proj --agent demo  start a session",
+        "hapi                                   pick an agent, and work with it here",
+        "hapi claude                            the same with this agent; all further words are its own",
+        "hapi run -- make test                  any command, in a session that outlives this terminal",
+        "hapi runner spawn ~/proj --agent demo  start a session for chatting, without a terminal",
         "hapi --namespace work runner list      the sessions of another namespace",
         "hapi --install-completion              complete commands with Tab",
     ),
@@ -47,7 +64,7 @@ def root(
         raise typer.Exit
     state.namespace = namespace
     if context.invoked_subcommand is None:
-        home.show()
+        terminals.begin()
 
 
 app.add_typer(runner.app, name="runner")
@@ -58,7 +75,10 @@ app.add_typer(auth.app, name="auth")
 app.add_typer(doctor.app, name="doctor")
 app.add_typer(worktree.app, name="worktree")
 hub.register(app)
-sessions.register_send(app)
+send.register(app)
+wait.register(app)
+transcripts.register(app)
+terminals.register(app)
 
 
 def run(arguments: list[str]) -> int:
@@ -94,7 +114,7 @@ def hoist_namespace(arguments: list[str]) -> list[str]:
     words = list(arguments)
     while words:
         word = words.pop(0)
-        if word == "--" or (word in _PASS_THROUGH and not any(not earlier.startswith("-") for earlier in rest)):
+        if word == "--" or (_hands_on(word) and all(earlier.startswith("-") for earlier in rest)):
             rest += [word, *words]
             break
         if word == "--namespace" and words:
@@ -104,6 +124,12 @@ def hoist_namespace(arguments: list[str]) -> list[str]:
         else:
             rest.append(word)
     return front + rest
+
+
+def _hands_on(word: str) -> bool:
+    """Whether a first word takes all that follow it: the hub's, and any that is no command and so can only be an agent."""
+    names = {known.name for known in app.registered_commands} | {known.name for known in app.registered_groups}
+    return word == _HUB or not (word.startswith("-") or word in names)
 
 
 def wants_json(arguments: list[str]) -> bool:

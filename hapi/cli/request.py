@@ -7,7 +7,7 @@ from typing import TypeVar
 from hapi import __version__, launch, wire
 from hapi.cli import output
 from hapi.config import Config
-from hapi.control import Control
+from hapi.control import Control, Waiting
 from hapi.errors import ErrorCode, HapiError
 
 _REPEATABLE = (wire.Spawn, wire.StopSession, wire.ListSessions)  # twice is as good as once, for any supervisor
@@ -18,7 +18,7 @@ def carry_out(
     config: Config,
     body: wire.ControlRequest,
     kind: type[_Reply],
-    progress: output.Progress,
+    waiting: Waiting,
     timeout_s: float | None = None,
 ) -> _Reply:
     """The runner's reply, of that kind. A runner that is replaced meanwhile is asked again, once, where that is safe.
@@ -27,21 +27,21 @@ def carry_out(
     chance to replace it. Raises HapiError as `launch.ensure_running` and `Control.ask` do.
     """
     if not launch.is_current(config):
-        have_runner(config, progress)
-    control = Control(config, progress)
+        have_runner(config, waiting)
+    control = Control(config, waiting)
     try:
         return control.ask(body, kind, timeout_s)
     except HapiError as error:
         leaving = error.code in {ErrorCode.SHUTTING_DOWN, ErrorCode.NOT_RUNNING}
         if not (leaving and isinstance(body, _REPEATABLE)):
             raise
-    have_runner(config, progress)
+    have_runner(config, waiting)
     return control.ask(body, kind, timeout_s)
 
 
-def have_runner(config: Config, progress: output.Progress) -> launch.Started:
+def have_runner(config: Config, waiting: Waiting) -> launch.Started:
     """A runner that answers; says on stderr when one of another version was replaced for it."""
-    started = launch.ensure_running(config, progress)
+    started = launch.ensure_running(config, waiting)
     if started.replaced:
         output.note(f"Replaced the runner of version {started.replaced} by {__version__}; its sessions live on.")
     return started

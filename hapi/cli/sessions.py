@@ -1,8 +1,7 @@
-"""`hapi runner list | stop-session` and `hapi send`: the sessions. Starting one is in `spawn`."""
+"""`hapi runner list | stop-session`: the sessions. Starting one is in `spawn`."""
 
 from __future__ import annotations
 
-import sys
 from signal import Signals
 from typing import Annotated, Any
 
@@ -15,8 +14,7 @@ from hapi.cli.request import carry_out
 from hapi.clock import iso, now_ms
 from hapi.config import Config
 from hapi.control import has_socket
-from hapi.errors import EXIT_USER, ErrorCode, HapiError, NotRunning
-from hapi.ids import new_session_id
+from hapi.errors import EXIT_USER, HapiError, NotRunning
 from hapi.lifecycle import Phase
 
 STOP_TIMEOUT_S = 30.0
@@ -32,13 +30,6 @@ def register(app: typer.Typer) -> None:
     app.command(
         "stop-session", epilog=examples("hapi runner stop-session 1f0c22ab", "hapi runner stop-session PID-4711")
     )(stop_session)
-
-
-def register_send(app: typer.Typer) -> None:
-    """Add `hapi send`."""
-    app.command(
-        "send", epilog=examples("hapi send 1f0c 'Run the tests.'", "git diff | hapi send 1f0c -   (text from stdin)")
-    )(send)
 
 
 def show_list(
@@ -70,28 +61,6 @@ def stop_session(target: SessionTarget, as_json: Json = False) -> None:  # noqa:
         if not as_json and reply.survivors:
             output.note(f"Still alive: {', '.join(map(str, reply.survivors))}")
         raise typer.Exit(EXIT_USER)
-
-
-def send(
-    target: SessionTarget,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; - reads it from stdin.")],
-    key: Annotated[
-        str | None, typer.Option("--id", metavar="KEY", help="A key of yours: repeated with it, it is said once.")
-    ] = None,
-    as_json: Json = False,  # noqa: FBT002
-) -> None:
-    """Say something to a session's agent. Returns once the message is safely on disk."""
-    config = load()
-    words = sys.stdin.read() if text == "-" else text
-    if not words.strip():
-        raise HapiError(ErrorCode.USAGE, "There is nothing to send.")
-    with output.Progress("Sending …") as progress:
-        said = wire.SendText(target, words, key or new_session_id())
-        reply = carry_out(config, said, wire.Accepted, progress)
-    if as_json:
-        output.say_json({"accepted": True} | ({"detail": reply.detail} if reply.detail else {}))
-    else:
-        output.note("Sent.")
 
 
 def to_json(info: wire.SessionInfo) -> dict[str, Any]:

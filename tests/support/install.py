@@ -54,5 +54,5 @@ class Install:
 
     def speaks_level_1(self) -> Self:
         """As first released: no word of levels in what it sends, and no answer to theirs."""
-        self.replace("wire.py", r"(?m)^PROTOCOL_LEVEL = 2\b", "PROTOCOL_LEVEL = 1")
+        self.replace("wire.py", r"(?m)^PROTOCOL_LEVEL = \d+\b", "PROTOCOL_LEVEL = 1")
         return self

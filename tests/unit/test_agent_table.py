@@ -73,6 +73,9 @@ def test_entries_are_consistent(name):
     assert agent.flavor is (name in table.FLAVORS)
     assert agent.yolo_mode is None or agent.yolo_mode in agent.modes
     assert all(set(values) <= set(agent.settings[key]) for key, values in agent.flags.settings.items())
+    how = agent.conversation
+    assert all(any("{id}" in word for word in words) for words in (how.new, how.resume) if words)
+    assert agent.terminal or not (how.new or how.resume or how.file)
     assert set(agent.acp_modes) | set(agent.flags.modes) | set(agent.terminal_flags.modes) <= set(agent.modes)
 
 

@@ -49,6 +49,9 @@ INFO = wire.SessionInfo(
     config={"serviceTier": "fast"},
     defaults={"model": "sonnet"},
     granted_mode="default",
+    driver="pty",
+    queued=4,
+    last_words="All of it is done.",
 )
 REQUEST = wire.PermissionRequest(
     request_id="call-1", tool="Bash", arguments={"command": "ls"}, created_at=AT, tool_call_id="call-1"
@@ -81,6 +84,10 @@ ORDER = wire.Spawn(
     existing=True,
     config={"k": "v"},
     umask=0o027,
+    driver="pty",
+    command=["top", "-d", "1"],
+    cols=132,
+    rows=43,
 )
 HUB = wire.HubStatus(
     url="http://hub", online=True, reason="fine", refused=True, retry_at=AT, machine_id="mac", counters={"sent": 1}
@@ -114,8 +121,9 @@ MESSAGES = (
     wire.GetStatus(),
     wire.ListSessions(ended=True),
     ORDER,
-    wire.StopSession("1f0c", "hub", "too slow"),
+    wire.StopSession("1f0c", "hub", "too slow", handoff=True),
     wire.SendText("1f0c", "hello", "k1"),
+    wire.WaitSession("1f0c", "ended", 1500),
     wire.StopRunner("os-signal"),
     wire.Status(
         pid=1,
@@ -151,6 +159,7 @@ MESSAGES = (
     wire.SessionList([INFO]),
     wire.Spawned(INFO, existing=True),
     wire.SessionStopped("still_alive", SESSION, "kill", [4712]),
+    wire.Waited(INFO, reached=True),
     wire.RunnerStopping(3),
     wire.Accepted("done"),
     FAILURE,

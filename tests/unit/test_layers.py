@@ -27,6 +27,7 @@ PURE = (
     "hapi.broker.spawns",
     "hapi.broker.processes",
     "hapi.broker.upgrade",
+    "hapi.broker.waits",
     "hapi.handoff",
     "hapi.broker.effects",
     "hapi.workers.orders",

@@ -14,6 +14,7 @@ from hapi.journal import Journal
 from hapi.lifecycle import Phase
 from hapi.workers.link import Link
 from hapi.workers.supervisor.publisher import WINDOW, WINDOW_BYTES, Publisher
+from hapi.workers.supervisor.transcriber import Transcriber
 from tests.support.wait import until_async
 
 NAME = "session:1f0c"
@@ -44,7 +45,7 @@ class Stage:
         header = wire.encode(wire.Header(NAME, "broker"))
         self.socket.send_multipart([self.peer, header, wire.encode(wire.Welcome(instance="i"))])
         await asyncio.wait_for(self.link.receive(), 3)
-        self.publisher = Publisher(self.link, self.journal, self._snapshot)
+        self.publisher = Publisher(self.link, self.journal, self._snapshot, Transcriber(self.folder / "transcript"))
         return self
 
     def _snapshot(self):
@@ -173,7 +174,7 @@ async def test_what_a_restart_finds_in_the_journal_is_sent(stage):
     for number in range(3):
         stage.journal.emit(wire.AgentText(str(number)), 1)
     stage.journal.delivered(1)
-    publisher = Publisher(stage.link, stage.journal, stage._snapshot)
+    publisher = Publisher(stage.link, stage.journal, stage._snapshot, Transcriber(stage.folder / "transcript"))
     publisher.hub_is(up=True)
     assert await stage.events() == [2, 3]
 

@@ -19,12 +19,14 @@ logger = logging.getLogger(__name__)
 class Mailbox:
     """The queue of a session's journal, and the fate of what went through it. `emit` tells the hub.
 
-    Its methods raise OSError when the journal cannot be written: then nothing has changed.
+    `changed` is called when the queue is another, before whoever changed it is answered. Its methods raise OSError
+    when the journal cannot be written: then nothing has changed.
     """
 
-    def __init__(self, journal: Journal, emit: Callable[[wire.Event], None]) -> None:
+    def __init__(self, journal: Journal, emit: Callable[[wire.Event], None], changed: Callable[[], None]) -> None:
         self._journal = journal
         self._emit = emit
+        self._changed = changed
         self.arrived = asyncio.Event()
         if journal.state.queue:
             self.arrived.set()
@@ -38,7 +40,7 @@ class Mailbox:
         """Queue a person's message; one that we know already changes nothing."""
         if self._journal.received(message):
             crash_point("supervisor.in.journalled")
-            self.arrived.set()
+            self._arrived()
         else:
             self._answer_again(message)  # the hub asks again: it missed the first answer
 
@@ -46,7 +48,7 @@ class Mailbox:
         """Queue a message again that the user chose to retry; asked again, it is queued once."""
         if self._journal.state.fates.get(message.id) in {None, "removed"}:
             self._journal.requeue(message)
-            self.arrived.set()
+            self._arrived()
         else:
             self._answer_again(message)
 
@@ -55,11 +57,12 @@ class Mailbox:
         message = wire.UserMessage(id=said.id or new_session_id(), text=said.text, created_at=now_ms())
         if self._journal.received(message):
             self._emit(wire.UserText(said.text))
-            self.arrived.set()
+            self._arrived()
 
     def take_back(self, message: wire.CancelMessage) -> wire.MessageFate:
         """Whether a queued message can still be taken back; does so if it can."""
         if self._journal.removed(message.id):
+            self._changed()
             return wire.MessageFate("removed")
         if self._with_agent(message.id):
             return wire.MessageFate("consumed")
@@ -81,6 +84,10 @@ class Mailbox:
     def consumed(self, message: wire.UserMessage) -> None:
         """The agent's pipe has the message; on record even when the hub has no name for it."""
         self._emit(wire.Consumed([message.local_id] if message.local_id else []))
+
+    def _arrived(self) -> None:
+        self.arrived.set()
+        self._changed()
 
     def _answer_again(self, message: wire.UserMessage) -> None:
         if message.local_id and self._with_agent(message.id):

@@ -15,6 +15,7 @@ from hapi.clock import now_ms
 from hapi.crashpoints import crash_point
 from hapi.journal import Journal
 from hapi.workers.link import Link
+from hapi.workers.supervisor.transcriber import Transcriber
 
 WINDOW = 64
 RESEND_S = 20.0
@@ -27,10 +28,13 @@ logger = logging.getLogger(__name__)
 class Publisher:
     """Level for the state, edge for the chat. Both survive the death of broker, connector and hub: they are sent again."""
 
-    def __init__(self, link: Link, journal: Journal, snapshot: Callable[[], wire.Snapshot]) -> None:
+    def __init__(
+        self, link: Link, journal: Journal, snapshot: Callable[[], wire.Snapshot], transcriber: Transcriber
+    ) -> None:
         self._link = link
         self._journal = journal
         self._snapshot = snapshot
+        self._transcriber = transcriber
         self._loop = asyncio.get_running_loop()
         self._hub = False
         self._sent = 0
@@ -56,6 +60,7 @@ class Publisher:
         """Put an event on record and on its way. Raises OSError when the journal cannot be written, or for an event
         that no message could hold.
         """
+        self._transcriber.note(event, self._journal.state.in_flight)
         try:
             size = len(wire.encode_unlimited(event))
         except (OverflowError, TypeError, ValueError, RecursionError) as error:

@@ -12,8 +12,6 @@ from abc import ABC, abstractmethod
 from signal import SIGKILL
 from typing import Any, Literal
 
-import msgspec
-
 from hapi import wire
 from hapi.clock import now_ms
 from hapi.closing import cut_turn
@@ -27,8 +25,10 @@ from hapi.workers.supervisor import title
 from hapi.workers.supervisor.agent_process import KILL, LADDER_S, AgentProcess, Exit
 from hapi.workers.supervisor.mailbox import Mailbox
 from hapi.workers.supervisor.memory import MemoryWatch
+from hapi.workers.supervisor.news import News
 from hapi.workers.supervisor.publisher import Publisher
 from hapi.workers.supervisor.started import Started
+from hapi.workers.supervisor.transcriber import Transcriber
 
 TURNS = "turns"
 DISK_WAIT_S = 0.5
@@ -50,8 +50,9 @@ class Session(ABC):
         self._link = link
         self._directory = directory
         self._journal = journal
-        self._publisher = Publisher(link, journal, self.snapshot)
-        self.mailbox = Mailbox(journal, self._emit)
+        self._news = News(self.info, link, journal)
+        self._publisher = Publisher(link, journal, self.snapshot, Transcriber(directory.transcript))
+        self.mailbox = Mailbox(journal, self._emit, self._news.tell)
         self._stopping: asyncio.Task[wire.SessionStopped] | None = None
         self._released = False
         self._disk_wait_s = DISK_WAIT_S
@@ -333,6 +334,7 @@ class Session(ABC):
 
     def _record(self) -> None:
         self.info.phase = self.lifecycle.phase
+        self._news.count()
         try:
             self._directory.write_state(self.info)
         except OSError as error:
@@ -340,10 +342,11 @@ class Session(ABC):
 
     def _tell(self) -> None:
         title.show(self.info)
-        self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self.info)))
+        self._news.tell()
         self._publisher.changed()
 
     def _emit(self, event: wire.Event) -> None:
+        self._news.heard(event)
         try:
             self._publisher.emit(event)
         except OSError as error:

@@ -1,0 +1,234 @@
+"""A person's terminal as a window onto a session's: what is typed goes there, what the program writes comes here."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Literal
+
+import msgspec
+
+from hapi.clock import monotonic
+from hapi.errors import HapiError
+from hapi.terminal.client import Connection, ConnectionLost
+from hapi.terminal.detach import HOLD_S, Detacher, DetachKey
+from hapi.terminal.protocol import Ended, Output, Redraw, Replay, Resize, Resized, ToViewer
+from hapi.terminal.tty import Hungup, OwnTerminal
+from hapi.wire import Failure
+
+NOTICE_S = 2.5
+_TYPED_BYTES = 64 * 1024  # what is read of the keyboard at once
+_UNSENT_BYTES = 1024 * 1024  # above that, the keyboard is not read
+_UNSHOWN_BYTES = 256 * 1024  # above that, the session is not read
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+_CAUGHT = (*_ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
+_INTERRUPT = b"\x03"
+_BOTTOM = b"\x1b[999;1H\r\n"
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """How somebody looks. `greeting` is shown at the bottom for a moment; `quiet`: nothing of ours ever is."""
+
+    key: DetachKey
+    greeting: str = ""
+    read_only: bool = False
+    quiet: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the window was closed. `ended` with the program's end; `signal` with the one that we got; `lost` with why."""
+
+    kind: Literal["detached", "ended", "lost", "hung_up", "signal"]
+    ended: Ended | None = None
+    signal: int = 0
+    error: HapiError | None = None
+
+
+class Window:
+    """One look at a session's terminal, from the first Replay to whatever ends it. `run` does it all."""
+
+    def __init__(self, connection: Connection, terminal: OwnTerminal, look: Look) -> None:
+        self._connection = connection
+        self._terminal = terminal
+        self._look = look
+        self._detacher = Detacher(look.key)
+        self._poll = select.poll()
+        self._wanted: dict[int, int] = {}
+        self._outcome: Outcome | None = None
+        self._words = "" if look.quiet else look.greeting
+        self._notice_until = 0.0
+        self._lost: int | None = None
+
+    def run(self) -> Outcome:
+        """Until the person detaches, the program ends, or either connection breaks. The terminal is put back then."""
+        with _signals() as wakeup:
+            self._poll.register(wakeup, select.POLLIN)
+            try:
+                self._terminal.enter()
+                _, rows = self._terminal.size()
+                self._terminal.write(b"\r\n" * rows)  # what stands there scrolls away, and is not overwritten
+                while self._outcome is None:
+                    self._turn(wakeup)
+            except ConnectionLost as error:
+                self._outcome = Outcome(kind="lost", error=error)
+            except Hungup:
+                self._outcome = Outcome(kind="hung_up")
+            finally:
+                self._leave()
+        return self._outcome
+
+    def _leave(self) -> None:
+        finished = self._outcome is not None and self._outcome.kind == "ended"
+        self._terminal.leave(more=b"" if finished else _BOTTOM)
+        if not finished:
+            self._terminal.forget_input()
+
+    # ------------------------------------------------------------------------------------------------- one turn
+
+    def _turn(self, wakeup: int) -> None:
+        self._want(self._connection, self._terminal.unshown < _UNSHOWN_BYTES, self._connection.unsent)
+        self._want(self._terminal, self._connection.unsent < _UNSENT_BYTES, self._terminal.unshown)
+        ready = dict(self._poll.poll(self._patience_ms()))
+        if wakeup in ready:
+            self._signalled(os.read(wakeup, 64))
+        if self._terminal.fileno() in ready:
+            self._terminal_ready(ready[self._terminal.fileno()])
+        if self._connection.fileno() in ready and self._outcome is None:
+            self._connection_ready(ready[self._connection.fileno()])
+        if not ready:
+            self._late()
+
+    def _want(self, end: Connection | OwnTerminal, read: bool, unwritten: int) -> None:  # noqa: FBT001
+        """Ask the poll for what we can use from that end now."""
+        events = (select.POLLIN if read else 0) | (select.POLLOUT if unwritten else 0)
+        if self._wanted.get(end.fileno()) != events:
+            self._poll.register(end, events)
+            self._wanted[end.fileno()] = events
+
+    def _patience_ms(self) -> float | None:
+        """How long nothing may happen before `_late` has something to do."""
+        waits = [HOLD_S] if self._detacher.holds else []
+        if self._notice_until:
+            waits.append(max(0.0, self._notice_until - monotonic()))
+        return min(waits) * 1000 + 1 if waits else None
+
+    def _late(self) -> None:
+        if self._detacher.holds:
+            self._type(self._detacher.flush())
+        if self._notice_until and monotonic() >= self._notice_until:
+            self._unnotice()
+
+    def _terminal_ready(self, events: int) -> None:
+        if events & select.POLLOUT:
+            self._terminal.flush()
+        if events & select.POLLIN:
+            self._typed(self._terminal.read(_TYPED_BYTES))
+        elif events & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
+            raise Hungup
+
+    def _connection_ready(self, events: int) -> None:
+        if events & select.POLLOUT:
+            self._connection.flush()
+        if events & ~select.POLLOUT:
+            for message in self._connection.take():
+                self._say(message)
+
+    # ------------------------------------------------------------------------------------------------- to the program
+
+    def _typed(self, data: bytes) -> None:
+        typed = self._detacher.feed(data)
+        if self._detacher.detached or (self._look.read_only and _INTERRUPT in typed):
+            self._outcome = Outcome(kind="detached")
+        if self._notice_until and not data.startswith(b"\x1b"):  # a terminal's own words all begin so
+            self._unnotice()
+        self._type(typed)
+
+    def _type(self, data: bytes) -> None:
+        if data and not self._look.read_only:
+            self._connection.type(data)
+
+    # ------------------------------------------------------------------------------------------------- to the person
+
+    def _say(self, message: ToViewer) -> None:
+        match message:
+            case Output():
+                self._terminal.write(message.data)
+            case Replay():
+                self._replay(message)
+            case Resized():
+                self._connection.send(Redraw())
+            case Ended():
+                self._outcome = Outcome(kind="ended", ended=message)
+            case Failure():
+                self._outcome = Outcome(kind="lost", error=message.error())
+
+    def _replay(self, replay: Replay) -> None:
+        self._terminal.write(replay.data)
+        if self._lost is not None and replay.lost > self._lost and not self._look.quiet:
+            missing = (replay.lost - self._lost) / 1e6
+            self._words = f"{missing:.1f} MB of output were skipped: this terminal takes it too slowly"
+        self._lost = replay.lost
+        self._notice_until = 0.0
+        if self._words:
+            self._terminal.write(notice(self._words, *self._terminal.size()))
+            self._words, self._notice_until = "", monotonic() + NOTICE_S
+
+    def _unnotice(self) -> None:
+        """Have the screen drawn again as it is without our line."""
+        self._notice_until = 0.0
+        self._connection.send(Redraw())
+
+    # ------------------------------------------------------------------------------------------------- signals
+
+    def _signalled(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number in _ENDING:
+                self._outcome = self._outcome or Outcome(kind="signal", signal=number)
+            elif number == signal.SIGTSTP:
+                self._suspend()
+            elif number == signal.SIGCONT:
+                self._come_back()
+        if signal.SIGWINCH in numbers:
+            self._connection.send(Resize(*self._terminal.size()))
+
+    def _suspend(self) -> None:
+        """Somebody else stops us (Ctrl-Z is the program's): with the terminal put back. `_come_back` follows."""
+        self._terminal.leave(more=_BOTTOM)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _come_back(self) -> None:
+        self._terminal.enter()
+        self._connection.send(Resize(*self._terminal.size()))
+        self._connection.send(Redraw())
+
+
+def notice(words: str, cols: int, rows: int) -> bytes:
+    """A line of ours on the last row, the cursor and all else as it was."""
+    shown = f" {words} "[: cols - 1].encode()
+    return b"\x1b7\x1b[?6l\x1b[%d;1H\x1b[0;7m%b\x1b[0m\x1b8" % (rows, shown)
+
+
+@contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor from which the numbers of the signals that matter can be read as they come; as before afterwards."""
+    readable, writable = os.pipe()
+    os.set_blocking(readable, False)
+    os.set_blocking(writable, False)
+    before = {number: signal.signal(number, _note) for number in _CAUGHT}
+    wakeup = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    try:
+        yield readable
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(readable)
+        os.close(writable)
+
+
+def _note(_number: int, _frame: FrameType | None) -> None:
+    """The wakeup descriptor has it."""

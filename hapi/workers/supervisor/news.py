@@ -1,0 +1,56 @@
+"""What the broker hears of a session: its record as it is now, with the messages that wait and the agent's last words."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from hapi import wire
+from hapi.journal import Journal
+from hapi.lifecycle import Phase
+from hapi.transcript import last_line
+from hapi.workers.link import Link
+
+WORDS_S = 1.0  # how long an agent's words may wait for the next ones
+
+
+class News:
+    """Tells of phases and messages at once, and of words once in WORDS_S: agents are talkative."""
+
+    def __init__(self, info: wire.SessionInfo, link: Link, journal: Journal) -> None:
+        self._info = info
+        self._link = link
+        self._journal = journal
+        self._later: asyncio.TimerHandle | None = None
+
+    def tell(self) -> None:
+        """Tell the broker how the session is now. A message that has been accepted is told of before its sender hears."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self.count()
+        self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self._info)))
+
+    def count(self) -> None:
+        """Put down how many messages wait for the agent."""
+        self._info.queued = len(self._journal.state.queue)
+
+    def heard(self, event: wire.Event) -> None:
+        """An event of the chat; only what the agent says is news."""
+        if isinstance(event, wire.AgentText) and event.image is None:
+            self.words(event.text)
+
+    def words(self, text: str) -> None:
+        """The agent says something; its last line is told soon."""
+        line = last_line(text)
+        if line is None or line == self._info.last_words:
+            return
+        self._info.last_words = line
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(WORDS_S, self._tell_words)
+
+    def _tell_words(self) -> None:
+        self._later = None
+        if self._info.phase is not Phase.ENDED:  # its end was the last that is said of a session
+            self.tell()
