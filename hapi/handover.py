@@ -59,13 +59,13 @@ def back(info: wire.SessionInfo) -> wire.Spawn:
     return _order(info, info.driver)
 
 
-def can_go(info: wire.SessionInfo, driver: wire.Driver, config: Config) -> bool:
-    """Whether the session could be handed to that driver, as far as its record and the table of agents tell."""
+def can_chat(info: wire.SessionInfo, config: Config) -> bool:
+    """Whether a session in a terminal could go on as a chat, as far as its record and the table of agents tell."""
     try:
-        _check(_agent(info, config), info, driver)
+        _check(_agent(info, config), info, "acp")
     except HapiError:
         return False
-    return info.driver != driver
+    return info.driver != "acp"
 
 
 def resolved(agent: Agent, info: wire.SessionInfo, driver: wire.Driver, environ: Mapping[str, str]) -> list[str]:
