@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from hapi import wire
+from hapi import procs, wire
+from hapi.agents.terminal import learned_id
 from hapi.clock import monotonic
 from hapi.errors import ErrorCode, HapiError
 from hapi.journal import Journal
@@ -20,7 +21,7 @@ from hapi.workers.supervisor.session import Session, end_reason
 from hapi.workers.supervisor.terminal_start import TerminalStarted
 from hapi.workers.supervisor.typist import Typist
 
-TITLE_S = 2.0  # a title is told no more often: some programs put a wheel that turns into it
+TELL_S = 2.0  # title and last line are told no more often: some programs put a wheel that turns into them
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,12 @@ class TerminalSession(Session):
         super().__init__(started, link, directory, journal)
         self._terminal = started.agent.terminal
         self._interrupt = started.interrupt
+        self._entry = started.agent_entry
         self._activity = Activity()
         self._typist = Typist(self._terminal)
         self._loop = asyncio.get_running_loop()
         self._look_timer: asyncio.TimerHandle | None = None
-        self._title_timer: asyncio.TimerHandle | None = None
+        self._tell_timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------------------------- its life
 
@@ -50,7 +52,9 @@ class TerminalSession(Session):
         """Its questions are on its screen."""
 
     async def _wind_down(self, **_: bool) -> None:
+        """Type nothing more, and look a last time which conversation it is in."""
         self._typist.stop()
+        await self._learn()
 
     async def _last_words(self) -> None:
         """Keep what its screen shows, and what scrolled off it."""
@@ -72,7 +76,7 @@ class TerminalSession(Session):
         self._terminal.ended(Ended(code=exit_.code, signal=exit_.signal, reason=self.info.reason or ""))
 
     async def _close(self) -> None:
-        for timer in (self._look_timer, self._title_timer):
+        for timer in (self._look_timer, self._tell_timer):
             if timer is not None:
                 timer.cancel()
 
@@ -130,16 +134,36 @@ class TerminalSession(Session):
             self._look_timer = self._loop.call_at(self._loop.time() + max(0.0, due - monotonic()), self._look)
         if not self._activity.working and self._journal.state.turn_open and self._journal.state.in_flight is None:
             self._turn_ended()
-        self._move(Phase.WORKING if self._activity.working else Phase.IDLE)
+        phase = Phase.WORKING if self._activity.working else Phase.IDLE
+        if phase is not self.lifecycle.phase:
+            self._move(phase)
+            self._start(self._learn(), "learn")
 
     def _drawn(self) -> None:
-        title = headline(self._terminal.recorder.screen.title)
-        if title and title != self.info.title and self._title_timer is None:
-            self._title_timer = self._loop.call_later(TITLE_S, self._tell_title)
+        if self._tell_timer is None:
+            self._tell_timer = self._loop.call_later(TELL_S, self._tell_screen)
 
-    def _tell_title(self) -> None:
-        self._title_timer = None
-        title = headline(self._terminal.recorder.screen.title)
-        if title and title != self.info.title and self.lifecycle.phase is not Phase.ENDED:
+    def _tell_screen(self) -> None:
+        """Tell the title and the last line that the screen shows."""
+        self._tell_timer = None
+        if self.lifecycle.phase is Phase.ENDED:
+            return
+        screen = self._terminal.recorder.screen
+        self._news.words(screen.last_line())
+        title = headline(screen.title)
+        if title and title != self.info.title:
             self.info.title = title
+            self._announce()
+
+    # ------------------------------------------------------------------------------------------------- its conversation
+
+    async def _learn(self) -> None:
+        """Learn from its open files in which of its conversations the agent is, where it tells in no other way."""
+        if self._entry is None or not self._entry.conversation.file:
+            return
+        pids = self._agent.pids()
+        files = await asyncio.to_thread(lambda: [file for pid in pids for file in procs.open_files(pid)])
+        found = learned_id(self._entry, files)
+        if found is not None and found != self.info.native_id:
+            self.info.native_id = found
             self._announce()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from hapi import wire
 from hapi.agents import table
+from hapi.agents.built_in import Agent
+from hapi.agents.terminal import TerminalOrder, terminal_command
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
@@ -18,7 +20,7 @@ from hapi.workers.supervisor.terminal_agent import TerminalAgent
 
 READY_S = 0.3  # what lives that long has started
 SPOKEN_S = 0.1  # and so has what lives that long after its first words
-ESCAPE, CONTROL_C = b"\x1b", b"\x03"
+CONTROL_C = b"\x03"
 
 
 class TerminalStarted(Started):
@@ -27,29 +29,34 @@ class TerminalStarted(Started):
     def __init__(self, order: wire.Spawn, info: wire.SessionInfo, config: Config) -> None:
         super().__init__(order, info, config)
         self.agent: TerminalAgent
+        self.agent_entry: Agent | None = None  # of the table; None for a command
 
     @property
     def interrupt(self) -> bytes:
         """The key that makes the program leave what it does."""
-        return CONTROL_C if self.order.command else ESCAPE
+        return CONTROL_C if self.agent_entry is None else self.agent_entry.interrupt.encode()
 
     def program(self) -> Program:
         order, environ = self.order, self.environ
         if order.command:
             return Program(_command(order.command, environ.get("PATH", "")))
-        agent = table.find(order.agent, self._config)
-        flags = table.launch_arguments(
-            agent,
+        agent = self.agent_entry = table.find(order.agent, self._config)
+        wish = TerminalOrder(
+            resume=order.resume,
             model=order.model,
             effort=order.effort,
             permission_mode=order.permission_mode,
             yolo=order.yolo,
             settings=order.config,
             args=order.args,
-            terminal=True,
         )
-        argv = table.resolve(agent, environ.get("PATH"), flags, terminal=True, environ=environ)
-        return Program(argv, table.environment(agent, environ.get("PATH"), environ))
+        command = terminal_command(agent, wish, environ.get("PATH"), environ)
+        info, mode = self.info, table.permission_mode(agent, order.permission_mode, yolo=order.yolo)
+        info.native_id = command.native_id
+        info.model, info.effort = order.model or agent.default_model, order.effort or agent.default_effort
+        info.permission_mode = mode if mode in agent.terminal_flags.modes else None
+        self.notes += command.notes
+        return Program(command.argv, table.environment(agent, environ.get("PATH"), environ))
 
     async def launch(self, launch: Launch, _: Path, spare: Spare) -> None:
         launch = Launch(launch.argv, launch.directory, terminal_environment(launch.environment), launch.umask)
