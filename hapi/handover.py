@@ -59,6 +59,15 @@ def back(info: wire.SessionInfo) -> wire.Spawn:
     return _order(info, info.driver)
 
 
+def can_come(info: wire.SessionInfo, config: Config) -> bool:
+    """Whether a session could go on in a terminal, as far as its record and the table of agents tell."""
+    try:
+        _check(_agent(info, config), info, "pty")
+    except HapiError:
+        return False
+    return True
+
+
 def can_chat(info: wire.SessionInfo, config: Config) -> bool:
     """Whether a session in a terminal could go on as a chat, as far as its record and the table of agents tell."""
     try:
