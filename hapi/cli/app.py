@@ -14,6 +14,7 @@ from hapi.cli import (
     doctor,
     hub,
     output,
+    resume,
     runner,
     send,
     service,
@@ -79,6 +80,7 @@ send.register(app)
 wait.register(app)
 transcripts.register(app)
 terminals.register(app)
+resume.register(app)
 
 
 def run(arguments: list[str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hapi import handover, wire
 from hapi.errors import ErrorCode, HapiError
 from hapi.workers.hub.context import Context
@@ -15,8 +17,10 @@ async def to_chat(context: Context, info: wire.SessionInfo) -> None:
 
     What cannot be done is refused before anything is ended.
     """
-    order = handover.to_chat(info, context.config)
-    stopped = await stop_session(context, info.session_id, handoff=True)
-    if stopped is None or stopped.status == "still_alive":
-        raise HapiError(ErrorCode.STILL_ALIVE, "The program in its terminal does not end.")
-    await context.bus.request(wire.BROKER, order, SPAWN_TIMEOUT_S)
+    steps = handover.steps(info, "acp", context.config, os.environ, cut=True)
+    if steps.stop is not None:
+        stopped = await stop_session(context, info.session_id, handoff=True)
+        if stopped is None or stopped.status == "still_alive":
+            raise HapiError(ErrorCode.STILL_ALIVE, "The program in its terminal does not end.")
+    if steps.spawn is not None:
+        await context.bus.request(wire.BROKER, steps.spawn, SPAWN_TIMEOUT_S)
