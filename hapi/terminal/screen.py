@@ -85,7 +85,7 @@ class Screen:
         kept = b"".join(screen.history.lines).decode() if history else ""
         lines = [_SEQUENCES.sub("", kept).replace("\r\n", "\n")]
         for row in range(screen.rows):
-            line = screen.looks.text(screen.grid.cells[row])
+            line = screen.looks.text(screen.grid.cells[row][: screen.grid.reach(row)])
             lines.append(line if screen.grid.wrapped(row) else line.rstrip(" ") + "\n")
         return "".join(lines).rstrip("\n")
 

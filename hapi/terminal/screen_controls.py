@@ -139,7 +139,7 @@ def _clear_tabs(screen: Emulator, parameters: str) -> None:
 
 
 def _tabs(screen: Emulator) -> frozenset[int]:
-    return frozenset(range(0, screen.cols, 8)) if screen.tabs is None else screen.tabs
+    return frozenset(range(8, screen.cols, 8)) if screen.tabs is None else screen.tabs
 
 
 def set_tab(screen: Emulator) -> None:
