@@ -18,7 +18,7 @@ from hapi.terminal.screen_sgr import styled
 
 LINES = re.compile(f"(?:[\t {NARROW}]*\r\n)+")
 _GRAPHICS = str.maketrans("`abcdefghijklmnopqrstuvwxyz{|}~_", "◆▒␉␌␍␊°±␤␋┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£· ")
-_CACHED_STYLES = 4096
+_CACHED_STYLES = 1024
 _TAB = 8
 _END = "\r\n"
 

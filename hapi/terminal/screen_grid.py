@@ -141,7 +141,7 @@ class History:
 
     def __init__(self, limit: int) -> None:
         self.lines: deque[bytes] = deque()
-        self.dropped = 0  # bytes
+        self.dropped = 0  # bytes of lines that went
         self._limit = limit
         self._size = 0
 
@@ -158,4 +158,4 @@ class History:
     def clear(self) -> None:
         """As if nothing had ever scrolled out."""
         self.lines.clear()
-        self._size = 0
+        self._size = self.dropped = 0

@@ -33,8 +33,9 @@ def replay(screen: Emulator, *, history: bool, lost: int) -> str:
 
 def _history(screen: Emulator, lost: int) -> str:
     lines = [line.decode() for line in screen.history.lines]
+    lost += screen.history.dropped
     if lost:
-        lines.insert(0, f"\x1b[7m {_amount(lost)} of earlier output were not kept \x1b[m\r\n")
+        lines.insert(0, f"\x1b[7m {_amount(lost)} of earlier output are not kept \x1b[m\r\n")
     if not lines:
         return ""
     end = "" if lines[-1].endswith("\n") else "\r\n"

@@ -27,7 +27,7 @@ def resize(screen: Emulator, cols: int, rows: int) -> None:
     folded, x, y = _folded(screen.main, x, min(y, screen.rows - 1), cols)
     used = max((at + 1 for at, row in enumerate(folded) if row.cells.strip(" ") or row.inks.strip(PLAIN)), default=0)
     gone = min(max(max(used, y + 1) - rows, 0), y)
-    screen.main = _grid(folded[:gone], cols, gone)
+    screen.main = _grid(folded, cols, len(folded))
     screen.keep(gone)
     screen.main = _grid(folded[gone:], cols, rows)
     if cursor is not None:
