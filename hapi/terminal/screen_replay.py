@@ -19,7 +19,7 @@ def replay(screen: Emulator, *, history: bool, lost: int) -> str:
         if screen.main_saved is not None:
             out += [_cursor(screen, screen.main, screen.main_saved), "\x1b7"]
         out += [modes.drawn_keyboards(modes.other_keyboards), f"\x1b[?{screen.alternate_mode}h"]
-        out += ["\x1b[?6l\x1b(B\x0f\x1b[m\x1b[H\x1b[2J", _rows(screen, screen.grid)]
+        out += [f"\x1b[?6l\x1b(B\x0f\x1b[m{DEFAULT_PEN.hyperlink()}\x1b[H\x1b[2J", _rows(screen, screen.grid)]
     out += [modes.drawn_keyboards(modes.keyboards), _tabs(screen), _margins(screen)]
     if screen.saved is not None:
         out += [_cursor(screen, screen.grid, screen.saved), "\x1b7"]
@@ -78,14 +78,12 @@ def _cursor(screen: Emulator, grid: Grid, at: Saved) -> str:
     top, left = (screen.top, screen.left) if at.origin else (0, 0)
     y = at.y - top + 1
     origin = "\x1b[?6h" if at.origin else "\x1b[?6l"
-    pen = at.pen.sgr() + at.pen.hyperlink() * bool(at.pen.link)
+    pen = at.pen.sgr() + at.pen.hyperlink()
     sets = "".join(f"\x1b{which}{name}" for which, name in zip("()*+", at.charsets, strict=True))
     sets += "\x0e" if at.shift else "\x0f"
-    if at.x < grid.cols:
-        return f"{origin}\x1b[{y};{at.x - left + 1}H{pen}{sets}"
+    if at.x < grid.cols or (at.origin and not screen.top <= at.y < screen.bottom):
+        return f"{origin}\x1b[{y};{min(at.x, grid.cols - 1) - left + 1}H{pen}{sets}"
     last = grid.cols - (2 if grid.cells[at.y][-1] == TAIL else 1)
     cell = screen.looks.text(grid.cells[at.y][last:])
     look = screen.looks.pen(grid.inks[at.y][last])
-    link = look.hyperlink() if look.link else ""
-    end = DEFAULT_PEN.hyperlink() if look.link else ""
-    return f"{origin}\x1b(B\x0f\x1b[{y};{last - left + 1}H{look.sgr()}{link}{cell}{end}{pen}{sets}"
+    return f"{origin}\x1b(B\x0f\x1b[{y};{last - left + 1}H{look.sgr()}{look.hyperlink()}{cell}{pen}{sets}"
