@@ -73,7 +73,6 @@ class Connection(asyncio.BufferedProtocol):
         self.cols = self.rows = 0
         self.read_only = True
         self.lagging = False
-        self.name = "?"
         self.terminal: Terminal | None = None
         self.gone = asyncio.Event()
         self._desk = desk
@@ -226,7 +225,7 @@ class Connection(asyncio.BufferedProtocol):
         terminal, created = self._desk.find(wish)
         if self._deadline is not None:
             self._deadline.cancel()
-        self.read_only, self.name = wish.read_only, wish.viewer
+        self.read_only = wish.read_only
         self._set_size(wish.cols, wish.rows)
         terminal.attach(self)
         self.terminal = terminal
