@@ -60,6 +60,7 @@ class TerminalSession(Session):
         """Keep what its screen shows, and what scrolled off it."""
         self._typist.stop()
         self._terminal.catch_up()
+        self._news.words(self._terminal.recorder.screen.last_line())
         if self._journal.state.turn_open and self._journal.state.in_flight is None:
             self._turn_ended()
         text = self._terminal.recorder.screen.text()
