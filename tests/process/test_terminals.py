@@ -221,7 +221,7 @@ async def test_who_reads_slowly_does_not_make_the_screen_be_drawn_at_a_stroke_ag
     monkeypatch.setattr(terminal_module, "REST", 1e9)
     monkeypatch.setattr(terminal_module, "DRAW_DELAY_S", 1.0)
     async with stage(tmp_path) as scene:
-        scene.run("sh", "-c", f"read x; head -c 5000000 /dev/zero | tr '\\0' 'z'; exec cat")
+        scene.run("sh", "-c", "read x; head -c 5000000 /dev/zero | tr '\\0' 'z'; exec cat")
         slow, _ = await scene.attach(read_only=True)
         await slow.next(Replay)
         other, _ = await scene.attach()

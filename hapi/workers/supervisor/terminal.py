@@ -167,12 +167,12 @@ class Terminal:
         if self._resting is None:
             self._resting = self._loop.call_later(rest, self._catch_up)
 
-    def replay(self, lost: int = 0) -> Replay:
+    def replay(self, lost: int = 0, *, history: bool = True) -> Replay:
         """The screen as it is now, for a viewer that missed `lost` bytes; for one that comes, what history misses."""
         self._let_go()
         self.settle()
         lost = lost or self.recorder.lost
-        return Replay(data=self.recorder.screen.replay(lost=lost), lost=lost)
+        return Replay(data=self.recorder.screen.replay(lost=lost, history=history), lost=lost)
 
     # ------------------------------------------------------------------------------------------------- program
 

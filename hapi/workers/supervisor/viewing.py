@@ -173,9 +173,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._lost:
             self._replay(self.terminal)
 
-    def _replay(self, terminal: Terminal) -> None:
+    def _replay(self, terminal: Terminal, *, history: bool = True) -> None:
         lost, self._lost = self._lost, 0
-        whole = terminal.replay(lost)
+        whole = terminal.replay(lost, history=history)
         self._transport.write(frame(msgspec.structs.replace(whole, data=whole.data[:_REPLAY_BYTES])))
         for start in range(_REPLAY_BYTES, len(whole.data), _REPLAY_BYTES):
             self._transport.write(frame(Output(whole.data[start : start + _REPLAY_BYTES])))
@@ -213,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._told_size = terminal.size
             case Redraw():
                 if not self.lagging:  # then it gets one anyway
-                    self._replay(terminal)
+                    self._replay(terminal, history=message.history)
             case CloseTerminal():
                 if self.read_only:
                     raise HapiError(ErrorCode.BAD_REQUEST, "Who only looks cannot close a terminal.")
