@@ -297,7 +297,7 @@ def test_trap_04_nothing_of_a_terminal_survives_its_session(desk: Runner, end, r
 def test_a_shell_beside_it_is_hung_up_with_the_session(desk: Runner) -> None:
     """An interactive shell is deaf to SIGTERM: the stop does not come to that, nor does it wait for it.
 
-    Seen to fail: without `_hang_up_shells` in `Session._stop`.
+    Seen to fail: with `Session._hang_up_shells` doing nothing.
     """
     info = spawn(desk, "sleep", "1000")
     with Viewer(desk, info.session_id, terminal="shell", open_shell=True) as viewer:
