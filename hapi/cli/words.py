@@ -56,6 +56,7 @@ COMMANDS: dict[str, Words] = {
         },
         ("session",),
     ),
+    "top": Words("Watch the sessions", {}, ()),
     "completion": Words(
         "Print the script that teaches a shell our commands, agents and sessions", {}, ("choice bash zsh fish",)
     ),
