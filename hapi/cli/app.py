@@ -15,6 +15,7 @@ from hapi.cli import (
     doctor,
     hub,
     output,
+    resume,
     runner,
     send,
     service,
@@ -83,6 +84,7 @@ transcripts.register(app)
 top.register(app)
 completion.register(app)
 terminals.register(app)
+resume.register(app)
 
 
 def run(arguments: list[str]) -> int:

@@ -174,20 +174,21 @@ def test_the_agent_has_only_its_terminal_open(desk: Runner) -> None:
 # ---------------------------------------------------------------------------------------------------- messages
 
 
-@pytest.mark.parametrize("bracketed", [True, False])
-def test_a_message_is_pasted_and_enter_pressed_when_the_program_has_taken_it(desk: Runner, bracketed: bool) -> None:
+@pytest.mark.parametrize("marks", [(b"\x1b[200~", b"\x1b[201~"), (b"", b"")])
+def test_a_message_is_pasted_and_enter_pressed_when_the_program_has_taken_it(
+    desk: Runner, marks: tuple[bytes, bytes]
+) -> None:
     """Enter comes by itself, for programs take one that comes with a paste as part of it.
 
     Seen to fail: without the wait for silence in `Typist.message`.
     """
-    mode = "\x1b[?2004h" if bracketed else ""
+    mode = "\x1b[?2004h" if marks[0] else ""
     command, place = python(desk, LISTENER + f"tty.setraw(0)\nos.write(1, {mode!r}.encode() + b'> ')\nhear()")
     info = spawn(desk, *command)
     desk.ask(wire.SendText(info.session_id, "one\ntwo\x1b[201~\n", "m-1"), wire.Accepted)
     desk.ask(wire.SendText(info.session_id, "again", "m-2"), wire.Accepted)
     until(lambda: b"".join(heard(place)).count(b"\r") >= 3, 15, "both are typed")
     pieces = heard(place)
-    marks = (b"\x1b[200~", b"\x1b[201~") if bracketed else (b"", b"")
     assert b"".join(pieces) == marks[0] + b"one\rtwo[201~" + marks[1] + b"\r" + marks[0] + b"again" + marks[1] + b"\r"
     assert pieces.count(b"\r") == 2
     until(lambda: [type(e) for e in desk.events(info.session_id)].count(wire.Consumed) == 2, 10, "both are consumed")
@@ -296,7 +297,7 @@ def test_trap_04_nothing_of_a_terminal_survives_its_session(desk: Runner, end, r
 def test_a_shell_beside_it_is_hung_up_with_the_session(desk: Runner) -> None:
     """An interactive shell is deaf to SIGTERM: the stop does not come to that, nor does it wait for it.
 
-    Seen to fail: without `_hang_up_shells` in `Session._stop`.
+    Seen to fail: with `Session._hang_up_shells` doing nothing.
     """
     info = spawn(desk, "sleep", "1000")
     with Viewer(desk, info.session_id, terminal="shell", open_shell=True) as viewer:

@@ -176,6 +176,10 @@ class RawViewer:
             self.output += message.data
             self.lost += message.lost if isinstance(message, Replay) else 0
 
+    def end(self) -> None:
+        """Say that nothing more will come."""
+        self._writer.write_eof()
+
     async def close(self) -> None:
         self._writer.transport.abort()  # what the other side does not read is no reason to wait
         with suppress(ConnectionError):

@@ -46,6 +46,7 @@ def test_a_quick_command_loads_nothing_heavy(tmp_path, words, code):
     assert status == code
     assert "hapi.cli.app" in modules
     assert not HEAVY & modules
+    assert not {name for name in modules if name.startswith(("hapi.terminal.", "hapi.agents."))}
     assert "zmq" not in modules  # nobody holds the lock: there is nobody to talk to
 
 

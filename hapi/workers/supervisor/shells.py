@@ -14,8 +14,10 @@ from hapi.wire import WorktreeInfo
 from hapi.workers.supervisor.environment import agent_environment
 from hapi.workers.supervisor.pty import Pty, terminal_environment
 
-_SECRET_WORDS = frozenset({"TOKEN", "SECRET", "PASSWORD", "PASSWD", "APIKEY"})
-_SECRET_PARTS = ("API_KEY", "ACCESS_KEY", "PRIVATE_KEY", "AUTH_KEY")
+_SECRET_PARTS = (
+    "PASSWORD", "PASSWD", "SECRET", "API_KEY", "APIKEY", "ACCESS_KEY", "PRIVATE_KEY", "AUTH_KEY"
+)  # fmt: skip
+_PLACES = ("_DIR", "_FILE", "_PATH", "_HOME", "_COMMAND")  # say where a secret lies, not what it is
 _LAST_RESORT = "/bin/sh"
 
 
@@ -36,7 +38,8 @@ def shell_environment(base: Mapping[str, str], session_id: str, worktree: Worktr
 def is_secret(name: str) -> bool:
     """Whether a variable of that name holds what must not lie open in a browser."""
     upper = name.upper()
-    return not _SECRET_WORDS.isdisjoint(upper.split("_")) or any(part in upper for part in _SECRET_PARTS)
+    speaks = "TOKEN" in upper.split("_") or any(part in upper for part in _SECRET_PARTS)
+    return speaks and not upper.endswith(_PLACES)
 
 
 def shell(environment: Mapping[str, str]) -> str:

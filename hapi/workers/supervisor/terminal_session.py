@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from hapi import procs, wire
-from hapi.agents.terminal import learned_id
+from hapi.agents.terminal import learned_id, parting_id
 from hapi.clock import monotonic
 from hapi.errors import ErrorCode, HapiError
 from hapi.journal import Journal
@@ -64,6 +64,8 @@ class TerminalSession(Session):
         if self._journal.state.turn_open and self._journal.state.in_flight is None:
             self._turn_ended()
         text = self._terminal.recorder.screen.text()
+        if self._entry is not None:
+            self.info.native_id = parting_id(self._entry, text) or self.info.native_id
         try:
             await asyncio.to_thread(self._directory.keep_scrollback, text)
         except OSError as error:

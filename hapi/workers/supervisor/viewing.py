@@ -73,7 +73,6 @@ class Connection(asyncio.BufferedProtocol):
         self.cols = self.rows = 0
         self.read_only = True
         self.lagging = False
-        self.name = "?"
         self.terminal: Terminal | None = None
         self.gone = asyncio.Event()
         self._desk = desk
@@ -174,9 +173,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._lost:
             self._replay(self.terminal)
 
-    def _replay(self, terminal: Terminal) -> None:
+    def _replay(self, terminal: Terminal, *, history: bool = True) -> None:
         lost, self._lost = self._lost, 0
-        whole = terminal.replay(lost)
+        whole = terminal.replay(lost, history=history)
         self._transport.write(frame(msgspec.structs.replace(whole, data=whole.data[:_REPLAY_BYTES])))
         for start in range(_REPLAY_BYTES, len(whole.data), _REPLAY_BYTES):
             self._transport.write(frame(Output(whole.data[start : start + _REPLAY_BYTES])))
@@ -214,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._told_size = terminal.size
             case Redraw():
                 if not self.lagging:  # then it gets one anyway
-                    self._replay(terminal)
+                    self._replay(terminal, history=message.history)
             case CloseTerminal():
                 if self.read_only:
                     raise HapiError(ErrorCode.BAD_REQUEST, "Who only looks cannot close a terminal.")
@@ -226,7 +225,7 @@ class Connection(asyncio.BufferedProtocol):
         terminal, created = self._desk.find(wish)
         if self._deadline is not None:
             self._deadline.cancel()
-        self.read_only, self.name = wish.read_only, wish.viewer
+        self.read_only = wish.read_only
         self._set_size(wish.cols, wish.rows)
         terminal.attach(self)
         self.terminal = terminal
