@@ -19,7 +19,7 @@ CLUSTERS = 0x100000  # cells from here on stand for several code points; real ch
 _MAX_CLUSTERS = 0xFFFF
 _MAX_CLUSTER = 32  # code points; more accents on one letter are dropped
 _CACHED_CELLS = 20_000
-_SWEEP_AT = 4096
+_SWEEP_AT = 1024
 
 
 class Pen(NamedTuple):
