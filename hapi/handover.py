@@ -59,13 +59,22 @@ def back(info: wire.SessionInfo) -> wire.Spawn:
     return _order(info, info.driver)
 
 
-def can_go(info: wire.SessionInfo, driver: wire.Driver, config: Config) -> bool:
-    """Whether the session could be handed to that driver, as far as its record and the table of agents tell."""
+def can_come(info: wire.SessionInfo, config: Config) -> bool:
+    """Whether a session could go on in a terminal, as far as its record and the table of agents tell."""
     try:
-        _check(_agent(info, config), info, driver)
+        _check(_agent(info, config), info, "pty")
     except HapiError:
         return False
-    return info.driver != driver
+    return True
+
+
+def can_chat(info: wire.SessionInfo, config: Config) -> bool:
+    """Whether a session in a terminal could go on as a chat, as far as its record and the table of agents tell."""
+    try:
+        _check(_agent(info, config), info, "acp")
+    except HapiError:
+        return False
+    return info.driver != "acp"
 
 
 def resolved(agent: Agent, info: wire.SessionInfo, driver: wire.Driver, environ: Mapping[str, str]) -> list[str]:
@@ -107,6 +116,7 @@ def _check(agent: Agent, info: wire.SessionInfo, driver: wire.Driver) -> None:
         raise HapiError(ErrorCode.BAD_REQUEST, message)
     if driver == "acp" and not agent.resume:
         raise HapiError(ErrorCode.BAD_REQUEST, f"{agent.title} cannot take up a conversation in the chat.")
-    if info.native_id is None:
+    tells_at_its_end = info.driver == "pty" and info.phase is not Phase.ENDED and agent.conversation.farewell
+    if info.native_id is None and not tells_at_its_end:
         message = f"{agent.title} has not told the id of its conversation; it could only begin a new one there."
         raise HapiError(ErrorCode.BAD_REQUEST, message, "Some agents tell it with the first message.")

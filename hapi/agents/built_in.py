@@ -39,6 +39,8 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The user's words by which people choose the conversation themselves: beside them we add none of ours."""
     file: str = ""
     """A regular expression, found in the path of a file that the program holds open; its group is the id."""
+    farewell: str = ""
+    """As `file`, for what the program leaves on the screen when it ends."""
     keeps_mode: bool = False
     """An old conversation keeps its permission mode: no flag for another may stand beside `resume`."""
 
@@ -177,7 +179,8 @@ _ENTRIES = (
           acp_modes={"default": "build", "plan": "plan", "yolo": "build"}, asks_in_plan=True,
           efforts=None,
           terminal_flags=Flags(model=_MODEL, modes={"plan": ("--agent", "plan"), "yolo": ("--auto",)}),
-          conversation=Conversation(resume=_SESSION, chosen=("--session", "-s", "--continue", "-c", "--fork"))),
+          conversation=Conversation(resume=_SESSION, chosen=("--session", "-s", "--continue", "-c", "--fork"),
+                                    farewell="opencode -s (ses_[0-9A-Za-z]+)")),
     Agent(name="dsh", title="dsh", command=("dsh-acp-demo",), install="or name it in HAPI_DSH_ACP_COMMAND",
           override="HAPI_DSH_ACP_COMMAND", override_args="HAPI_DSH_ACP_ARGS_JSON", takes_model=False, resume=""),
     Agent(name="pi", title="pi", command=("pi-acp",), terminal=("pi",), install=f"{_NPM} pi-acp",

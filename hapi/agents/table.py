@@ -277,12 +277,14 @@ def _conversation(key: str, value: Conversation | None) -> Conversation | None:
         words = getattr(value, name)
         if words and not any("{id}" in word for word in words):
             raise _bad(f"{key}.{name}", "must have {id} in it, for the conversation's id")
-    try:
-        groups = re.compile(value.file).groups
-    except re.error as error:
-        raise _bad(f"{key}.file", f"is no regular expression: {error}") from None
-    if value.file and groups != 1:
-        raise _bad(f"{key}.file", "must have one group, for the conversation's id")
+    for name in ("file", "farewell"):
+        pattern = getattr(value, name)
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise _bad(f"{key}.{name}", f"is no regular expression: {error}") from None
+        if pattern and groups != 1:
+            raise _bad(f"{key}.{name}", "must have one group, for the conversation's id")
     return value
 
 

@@ -102,6 +102,12 @@ def learned_id(agent: Agent, files: Iterable[str]) -> str | None:
     return first.group(1) if first else None
 
 
+def parting_id(agent: Agent, text: str) -> str | None:
+    """The agent's own id of the conversation that it was in, from what it left on the screen; None if it says none."""
+    found = re.findall(agent.conversation.farewell, text) if agent.conversation.farewell else []
+    return found[-1] if found else None
+
+
 def _chooses(how: Conversation, args: Sequence[str]) -> bool:
     """Whether people choose the conversation by words of their own."""
     return any(word in how.chosen or word.partition("=")[0] in how.chosen for word in args)

@@ -6,7 +6,7 @@ import codecs
 import re
 
 from hapi.terminal import screen_controls as controls
-from hapi.terminal.screen_emulator import Emulator
+from hapi.terminal.screen_emulator import LINES, Emulator
 from hapi.terminal.screen_questions import answer
 from hapi.terminal.screen_sgr import lasting
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hapi.terminal.screen_cells import DEFAULT_PEN, TAIL
+from hapi.terminal.screen_cells import DEFAULT_PEN, PLAIN, TAIL
 from hapi.terminal.screen_emulator import Emulator, Saved
 from hapi.terminal.screen_grid import Grid
 from hapi.terminal.screen_modes import PRELUDE

@@ -23,6 +23,7 @@ from hapi.terminal.protocol import (
     Resized,
 )
 from hapi.terminal.screen import Screen
+from hapi.workers.supervisor import terminal as terminal_module
 from hapi.workers.supervisor import viewing
 from tests.support.terminal import DEADLINE_S, stage
 from tests.support.wait import until_async
@@ -315,6 +316,32 @@ async def test_a_question_reaches_one_terminal_only(tmp_path):
         second.type(b"\n")
         assert b"\x1b[6n" in await second.until(b">")
         assert b"\x1b[6n" not in await first.until(b">")
+
+
+async def test_a_question_that_comes_in_pieces_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal_module, "HOLD_S", 10.0)
+    source = "import time\nfor byte in b'<\\x1b[6n>': os.write(1, bytes([byte])); time.sleep(0.01)\nos.read(0, 1)"
+    async with stage(tmp_path) as scene:
+        scene.python(RAW + "os.read(0, 1)\n" + source)
+        looking, _ = await scene.attach(read_only=True)
+        await looking.until(b"ready")
+        active, _ = await scene.attach()
+        await active.until(b"ready")
+        active.type(b"\n")
+        assert (await active.until(b">")).endswith(b"<\x1b[6n>")
+        assert (await looking.until(b">")).endswith(b"<>")
+
+
+async def test_what_begins_like_a_sequence_and_goes_no_further_is_shown(tmp_path):
+    async with stage(tmp_path) as scene:
+        scene.python(RAW + "os.read(0, 1); os.write(1, b'so far\\x1b['); os.read(0, 1)")
+        first, _ = await scene.attach()
+        second, _ = await scene.attach()
+        await second.until(b"ready")
+        await first.until(b"ready")
+        second.type(b"\n")
+        await first.until(b"so far\x1b[")
+        await second.until(b"so far\x1b[")
 
 
 async def test_our_screen_answers_where_no_terminal_is(tmp_path):

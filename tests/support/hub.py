@@ -132,6 +132,7 @@ class OfficialHub:
             "HAPI_HOME": str(self.home),
             "HAPI_LISTEN_HOST": "127.0.0.1",
             "HAPI_LISTEN_PORT": str(self.port),
+            "HAPI_PUBLIC_URL": self.url,  # the origin from which it takes browsers' Socket.IO connections
             "CLI_API_TOKEN": self.token,
         }
 
@@ -152,6 +153,11 @@ class WebClient:
         self.url = url
         self._bearer = ""
         self._bearer = self.post("/api/auth", accessToken=token)["token"]
+
+    @property
+    def jwt(self) -> str:
+        """What a browser shows at each request, and to Socket.IO."""
+        return self._bearer
 
     def get(self, path: str) -> Any:
         """GET; the decoded answer. Raises WebError."""

@@ -9,7 +9,7 @@ import pytest
 from hapi import config as configuration
 from hapi.agents import table
 from hapi.agents.built_in import BUILT_IN, Agent
-from hapi.agents.terminal import TerminalCommand, TerminalOrder, learned_id, terminal_command
+from hapi.agents.terminal import TerminalCommand, TerminalOrder, learned_id, parting_id, terminal_command
 from hapi.errors import ErrorCode, HapiError
 
 ID = "01a206a9-d00b-7920-9d92-ea3d2cb32428"
@@ -165,6 +165,13 @@ def test_an_agent_that_it_started_is_not_it():
     """Parts of the work are done by agents of the agent, each with a conversation of its own, begun later."""
     files = [f"/s/rollout-2026-11-23T05-00-0{at}-{ID[:-1]}{at}.jsonl" for at in (2, 1, 3)]
     assert learned_id(BUILT_IN["codex"], files) == f"{ID[:-1]}1"
+
+
+def test_the_id_that_a_program_leaves_on_the_screen():
+    text = "  Session   old\n  Continue  opencode -s ses_old\n$ \n  Session   ok\n  Continue  opencode -s ses_df956a051ffe2X\n"
+    assert parting_id(BUILT_IN["opencode"], text) == "ses_df956a051ffe2X"
+    assert parting_id(BUILT_IN["opencode"], "opencode -s") is None
+    assert parting_id(BUILT_IN["codex"], text) is None
 
 
 def test_a_users_agent_may_say_how_its_conversations_are_named(tmp_path):

@@ -95,17 +95,23 @@ def test_what_cannot_be_is_refused_with_words(config, more, driver, words):
     error = refusal(config, session(**more), driver)
     assert error.code is ErrorCode.BAD_REQUEST
     assert words in error.message
-    assert not handover.can_go(session(**more), driver, config)
 
 
 def test_a_program_that_is_missing_is_told_before_anything_is_stopped(config):
     assert refusal(config, session(agent="claude"), "pty").code is ErrorCode.AGENT_UNAVAILABLE
 
 
-def test_who_can_go(config):
-    assert handover.can_go(session(), "pty", config)
-    assert handover.can_go(session(agent="mine", driver="pty"), "acp", config)
-    assert not handover.can_go(session(driver="pty"), "pty", config)
+def test_who_can_chat(config):
+    assert handover.can_chat(session(agent="mine", driver="pty"), config)
+    assert not handover.can_chat(session(), config)
+    assert not handover.can_chat(session(driver="pty", native_id=None), config)
+    assert not handover.can_chat(session(driver="pty", agent="vim"), config)
+
+
+def test_one_that_tells_its_conversation_when_it_ends_may_go_without_it(config):
+    opencode = {"agent": "opencode", "native_id": None}
+    assert handover.can_chat(session(**opencode, driver="pty"), config)
+    assert not handover.can_chat(session(**opencode, driver="pty", phase=Phase.ENDED), config)
 
 
 def test_the_way_back_is_as_it_was(config):

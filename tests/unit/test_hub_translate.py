@@ -248,7 +248,7 @@ def test_spawn_parameters(raw, field, value):
     assert order.started_by == "runner"
 
 
-@pytest.mark.parametrize("raw", [{"startingMode": "pty"}, {"forkSession": True}, {"existingSessionId": "no-uuid"}])
+@pytest.mark.parametrize("raw", [{"forkSession": True}, {"existingSessionId": "no-uuid"}])
 def test_spawns_that_are_refused_with_words(raw):
     with pytest.raises(HapiError):
         params.spawn({"directory": "/p", **raw})

@@ -68,7 +68,7 @@ class Host(msgspec.Struct, frozen=True):
 
 
 class Context:
-    """Shared by the machine and the sessions. `gate` is open while the hub knows the machine;
+    """Shared by the machine and the sessions, since `started_at`. `gate` is open while the hub knows the machine;
     `machine_created_at` is when it came to know it. `machine_door` is the machine's connection, once there is one.
     """
 
@@ -83,6 +83,7 @@ class Context:
         self.gate = asyncio.Event()
         self.machine_door: Door | None = None
         self.machine_created_at = 0
+        self.started_at = now_ms()
         self.slots = asyncio.Semaphore(CONNECTING_AT_ONCE)
         self.workshop = Workshop()
         self.counters: Counter[str] = Counter()

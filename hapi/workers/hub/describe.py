@@ -36,11 +36,11 @@ def metadata(snapshot: wire.Snapshot, base: Json, host: Host, *, archived: bool,
         "happyHomeDir": host.hapi_home,
         "startedBy": info.started_by,
         "startedFromRunner": info.started_by == "runner",
-        "startingMode": "remote",
+        "startingMode": _starting_mode(info),
         "hostPid": info.supervisor.pid if info.supervisor else None,
         "worktree": _worktree(snapshot.worktree) or base.get("worktree"),
         "capabilities": {
-            "terminal": False,
+            "terminal": True,
             **({"conversationHistory": {"forkCurrent": True}} if snapshot.can_fork else {}),
         },
         "slashCommands": [command.name for command in snapshot.commands[:MAX_COMMANDS]] or None,
@@ -52,12 +52,16 @@ def metadata(snapshot: wire.Snapshot, base: Json, host: Host, *, archived: bool,
     return {key: value for key, value in result.items() if value is not None}
 
 
-def agent_state(snapshot: wire.Snapshot) -> Json:
-    """The hub's agentState: who waits for which permission, and what was decided lately."""
+def agent_state(snapshot: wire.Snapshot, *, can_chat: bool = False) -> Json:
+    """The hub's agentState: who waits for which permission, and what was decided lately.
+
+    `can_chat`: it is in a terminal and could go on as a chat. `controlledByUser` makes the web offer just that ("Switch
+    to remote mode").
+    """
     newest = sorted(snapshot.outcomes, key=lambda outcome: outcome.completed_at)[-MAX_OUTCOMES:]
     return {
-        "controlledByUser": False,
-        "startingMode": "remote",
+        "controlledByUser": can_chat,
+        "startingMode": _starting_mode(snapshot.info),
         "requests": {request.request_id: _request(request) for request in snapshot.requests},
         "completedRequests": {outcome.request.request_id: _outcome(outcome) for outcome in newest},
     }
@@ -110,6 +114,8 @@ def end_word(info: wire.SessionInfo) -> EndWord:
     """Why the session ended, in the hub's words."""
     if was_stopped(info):
         return "terminated"
+    if info.reason == EndReason.HANDED_OVER:
+        return "handoff"
     if info.reason == EndReason.COMPLETED or (info.reason == EndReason.AGENT_EXITED and not info.exit_code):
         return "completed"
     return "error"
@@ -118,6 +124,10 @@ def end_word(info: wire.SessionInfo) -> EndWord:
 def was_stopped(info: wire.SessionInfo) -> bool:
     """Whether a person ended the session; the hub's word for that is archived."""
     return info.reason in {EndReason.STOPPED_BY_USER, EndReason.STOPPED_FROM_HUB}
+
+
+def _starting_mode(info: wire.SessionInfo) -> str:
+    return "pty" if info.driver == "pty" else "remote"
 
 
 def _worktree(worktree: wire.WorktreeInfo | None) -> Json | None:

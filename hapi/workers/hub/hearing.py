@@ -1,4 +1,4 @@
-"""What the hub says on a session's connection, sorted: RPCs, messages, cancels, retries, complaints."""
+"""What the hub says on a session's connection, sorted: RPCs, messages, cancels, retries, terminals, complaints."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 from hapi.workers.hub import incoming
 from hapi.workers.hub.inbox import Inbox
 from hapi.workers.hub.rpc import RpcTable
+from hapi.workers.hub.terminals import Terminals
 
 _log = logging.getLogger("hapi.hub")
 
@@ -27,6 +28,7 @@ class Hearing:
         self._inbox = inbox
         self._counters = counters
         self._on_complaint = on_complaint
+        self.terminals: Terminals | None = None  # they need the door that this is the receiver of
 
     def receive(self, event: str, data: Any) -> Coroutine[Any, Any, Any] | None:
         """Take an event; the coroutine, if there is one, makes its acknowledgement."""
@@ -35,6 +37,8 @@ class Hearing:
         try:
             if event == "update":
                 return self._update(data)
+            if self.terminals is not None and event.startswith(("terminal:", "agent-terminal:")):
+                self.terminals.receive(event, data)
             if event == "error":
                 self._error(incoming.read(data, incoming.ErrorNote))
         except msgspec.ValidationError:

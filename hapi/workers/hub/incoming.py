@@ -110,6 +110,25 @@ class RpcRequest(_Incoming, kw_only=True):
     params: str | None = None
 
 
+class TerminalOrder(_Incoming, kw_only=True):
+    """`terminal:open`, `:write`, `:resize` and `:close`, each with those of the fields that it needs."""
+
+    session_id: str
+    terminal_id: str
+    cols: int = 80
+    rows: int = 24
+    data: str = ""
+
+
+class AgentTerminalOrder(_Incoming, kw_only=True):
+    """`agent-terminal:refresh`, `:input`, `:resize` and `:idle`, each with those of the fields that it needs."""
+
+    session_id: str
+    cols: int = 80
+    rows: int = 24
+    data: str = ""
+
+
 class VersionedAck(_Incoming, kw_only=True):
     """The answer to a versioned write; the value is None where the hub has none or cannot serve it."""
 

@@ -16,8 +16,6 @@ from hapi.workers.hub import incoming
 def spawn(raw: Any) -> wire.Spawn:
     """`spawn-happy-session` as Spawn. Raises HapiError(bad_request), msgspec.ValidationError."""
     asked = incoming.read(raw, incoming.SpawnParams)
-    if asked.starting_mode == "pty":
-        raise HapiError(ErrorCode.BAD_REQUEST, "Terminal (pty) sessions cannot be started from the hub yet.")
     if asked.fork_session:
         raise HapiError(ErrorCode.BAD_REQUEST, "Sessions cannot be forked yet.")
     existing = asked.existing_session_id or asked.session_id
@@ -38,6 +36,7 @@ def spawn(raw: Any) -> wire.Spawn:
         worktree=(asked.worktree_name or "") if asked.session_type == "worktree" else None,
         resume=asked.resume_session_id,
         existing=existing is not None,
+        driver="pty" if asked.starting_mode == "pty" else "acp",
         config={key: value for key, value in options.items() if value is not None},
     )
 

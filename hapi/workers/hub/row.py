@@ -7,6 +7,7 @@ import logging
 
 from hapi import wire
 from hapi.clock import now_ms
+from hapi.handover import can_chat
 from hapi.store import SessionDirectory
 from hapi.workers.hub import describe, incoming
 from hapi.workers.hub.context import Context
@@ -61,7 +62,7 @@ class Row:
     async def write(self, door: Door, snapshot: wire.Snapshot, *, archived: bool) -> None:
         """Make the hub show `snapshot`; what is unchanged is not written. Raises HubProblem."""
         sid, host = self._session_id, self._context.host
-        state = describe.agent_state(snapshot)
+        state = describe.agent_state(snapshot, can_chat=can_chat(snapshot.info, self._context.config))
         await self._state.write(
             door,
             lambda _: state,

@@ -130,6 +130,61 @@ class MachineAlive(Notice, frozen=True, kw_only=True):
     health: Health | UnsetType = UNSET
 
 
+class _OfTerminal(Notice, frozen=True, kw_only=True):
+    """The hub takes these only from the connection that it opened the terminal on."""
+
+    session_id: str
+    terminal_id: str
+
+
+class TerminalReady(_OfTerminal, frozen=True, kw_only=True):
+    """The shell of a browser's terminal is there."""
+
+    event: ClassVar[str] = "terminal:ready"
+
+
+class TerminalOutput(_OfTerminal, frozen=True, kw_only=True):
+    """What the shell wrote."""
+
+    event: ClassVar[str] = "terminal:output"
+    data: str
+
+
+class TerminalExit(_OfTerminal, frozen=True, kw_only=True):
+    """The shell ended; the hub wants both keys, null for the one that does not apply."""
+
+    event: ClassVar[str] = "terminal:exit"
+    code: int | None
+    signal: str | None
+
+
+class TerminalError(_OfTerminal, frozen=True, kw_only=True):
+    """There is no such terminal (any more), and why."""
+
+    event: ClassVar[str] = "terminal:error"
+    message: str
+
+
+class AgentTerminalOutput(Notice, frozen=True, kw_only=True):
+    """What the agent's own program wrote, for all browsers that watch."""
+
+    event: ClassVar[str] = "agent-terminal:output"
+    session_id: str
+    data: str
+    terminal_id: str = "agent"
+
+    def payload(self) -> dict[str, Any]:
+        """With the name that is always the same."""
+        return {"sessionId": self.session_id, "terminalId": self.terminal_id, "data": self.data}
+
+
+class AgentTerminalReset(Notice, frozen=True, kw_only=True):
+    """The hub is to forget the output that it kept: a whole screen follows."""
+
+    event: ClassVar[str] = "agent-terminal:reset"
+    session_id: str
+
+
 # --------------------------------------------------------------------------------------------------------- calls
 
 

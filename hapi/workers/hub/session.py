@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import Callable
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from hapi import wire
 from hapi.crashpoints import crash_point
 from hapi.lifecycle import READY, EndReason, Phase
-from hapi.workers.hub import describe
+from hapi.workers.hub import describe, translate
 from hapi.workers.hub.backoff import Backoff
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.door import Door
@@ -28,12 +29,15 @@ from hapi.workers.hub.problems import HubProblem, Offline, Rejected
 from hapi.workers.hub.row import Row
 from hapi.workers.hub.rpc import RpcTable
 from hapi.workers.hub.schema import EndWord, Ping, SessionEnd, SessionReady
-from hapi.workers.hub.session_rpc import SessionRpc, stop_session
+from hapi.workers.hub.session_rpc import SessionRpc
+from hapi.workers.hub.stopping import stop_session
+from hapi.workers.hub.terminals import Terminals
 from hapi.workers.hub.timing import cancelled, pause, within
 
 GREETING_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 8.0
 LINGER_S = 3.0
+HANDOVER_S = 25.0  # the hub takes a session for inactive after 30 s of silence
 WITHDRAW_TIMEOUT_S = 2.0
 
 _log = logging.getLogger("hapi.hub")
@@ -56,6 +60,7 @@ class SessionLink:
         self._rpc = RpcTable(session_id, SessionRpc(context, session_id, self).methods(), context.counters)
         hearing = Hearing(session_id, self._rpc, self._inbox, context.counters, self._refused)
         self._door = self._inbox.door = Door(context.site, auth, hearing.receive)
+        self._terminals = hearing.terminals = Terminals(context, session_id, self._door)
         self._live = LiveFeed(context, session_id, self._door)
         self._keeper = Keeper(self._door, self, context.slots)
         self._row = Row(context, session_id)
@@ -67,6 +72,7 @@ class SessionLink:
         self._archive = False
         self._handoff = False
         self._end_said = asyncio.Event()
+        self._succeeded = asyncio.Event()
         self._shown: bytes = b""
 
     # ------------------------------------------------------------------------------------------ from the session
@@ -170,14 +176,17 @@ class SessionLink:
         self._context.counters["session_connects"] += 1
         self._backfilled = False
         self._greeted = True
+        self._terminals.connected(agent_found=self._was_here())
         self.established.set()
         self._wake.set()
 
     def gone(self) -> None:
         self._greeted = False
+        self._terminals.disconnected()
 
     def failed(self, problem: HubProblem, delay_s: float) -> None:
         self._greeted = False
+        self._terminals.disconnected()
         self._context.counters["session_connect_failures"] += 1
         _log.info("session %s: %s Next try in %.1f s.", self.session_id, problem, delay_s)
 
@@ -190,6 +199,7 @@ class SessionLink:
     def _succeed(self, snapshot: wire.Snapshot) -> None:
         """It was resumed, and has perhaps ended again; of the old generation no further news is of interest."""
         self.successor = snapshot
+        self._succeeded.set()
         self._wake.set()
 
     def _start_if_due(self, snapshot: wire.Snapshot) -> None:
@@ -219,6 +229,7 @@ class SessionLink:
                 self._greeted = False
                 await pause(backoff.next_s())
         self._context.ticker.remove(self.session_id)
+        self._terminals.disconnected()
         self._on_gone(self)
 
     async def _once(self) -> None:
@@ -274,12 +285,22 @@ class SessionLink:
     async def _finish(self, word: EndWord) -> None:
         while not self.outbox.empty:
             await self.outbox.send_batch(self._door)
+        if await self._goes_on():
+            self._end_said.set()
+            return
         now = self._context.hub_clock.now_ms()
         await self._door.emit(SessionEnd(sid=self.session_id, time=now, reason=word))
         crash_point("connector.stop.said")
         await self._row.write(self._door, self.snapshot(), archived=self._archive)
         await self._door.call(Ping(), GREETING_TIMEOUT_S)
         self._end_said.set()
+
+    async def _goes_on(self) -> bool:
+        """Handed over between chat and terminal here, a session goes on: to the hub it is active all the time, and keeps
+        the messages that wait. An end would make the hub forget them.
+        """
+        here = self.snapshot().info.reason == EndReason.HANDED_OVER and not self._handoff
+        return here and await within(self._succeeded, HANDOVER_S)
 
     async def _withdraw(self) -> None:
         """No more RPCs: once the hub knows, those that came before are answered, and the connection can go."""
@@ -310,6 +331,12 @@ class SessionLink:
         self._begin_end("terminated", archive=True)
         return await within(self._end_said, END_TIMEOUT_S)
 
+    async def remark(self, words: str) -> None:
+        """Say something in the chat that is an error to people, if there is a connection."""
+        with contextlib.suppress(HubProblem):
+            for notice in translate.remark(self.session_id, str(uuid.uuid4()), words):
+                await self._door.emit(notice)
+
     async def _obey_archive(self) -> None:
         stopped = await stop_session(self._context, self.session_id)
         if stopped is None or stopped.status == "still_alive":
@@ -333,6 +360,11 @@ class SessionLink:
             await door.emit(describe.alive(self.snapshot(), now))
         except Offline:
             self._shown = b""
+
+    def _was_here(self) -> bool:
+        """Whether browsers may watch the agent's terminal since before this connection."""
+        info = self.snapshot().info
+        return info.driver == "pty" and (self.established.is_set() or info.started_at < self._context.started_at)
 
     def _alive_door(self) -> Door | None:
         """Where the keepalive goes: while our own connection is down the session lives on, and the machine says so."""

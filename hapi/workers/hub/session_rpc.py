@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, Protocol
 
 from hapi import wire
 from hapi.crashpoints import crash_point
 from hapi.errors import HapiError
-from hapi.workers.hub import models, params
+from hapi.workers.hub import models, params, switching
 from hapi.workers.hub.context import Context
 from hapi.workers.hub.directory_rpc import DirectoryRpc
 from hapi.workers.hub.door import NoAnswer
 from hapi.workers.hub.generated_images import GeneratedImages
 from hapi.workers.hub.rpc import Rpc
 from hapi.workers.hub.skills import Skills
+from hapi.workers.hub.stopping import stop_session
 
-STOP_TIMEOUT_S = 19.0
-BROKER_STOP_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 20.0
 
 _log = logging.getLogger("hapi.hub")
-
-
-async def stop_session(context: Context, session_id: str) -> wire.SessionStopped | None:
-    """End the session for the hub: ask its supervisor, then the broker. None when neither gave an answer."""
-    order = wire.StopSession(session_id, by="hub")
-    peers = ((wire.session_peer(session_id), STOP_TIMEOUT_S), (wire.BROKER, BROKER_STOP_TIMEOUT_S))
-    for peer, timeout_s in peers:
-        try:
-            reply = await context.bus.request(peer, order, timeout_s)
-        except HapiError as error:
-            _log.warning("%s did not stop session %s: %s", peer.partition(":")[0], session_id, error.message)
-            continue
-        if isinstance(reply, wire.SessionStopped):
-            return reply
-    return None
 
 
 class Subject(Protocol):
@@ -50,6 +35,9 @@ class Subject(Protocol):
     async def say_end(self) -> bool:
         """Tell the hub that it is gone; whether the hub knows."""
 
+    async def remark(self, words: str) -> None:
+        """Say something in the chat that is an error to people, if there is a connection."""
+
 
 class SessionRpc:
     """The session's methods."""
@@ -58,6 +46,7 @@ class SessionRpc:
         self._context = context
         self._session_id = session_id
         self._subject = subject
+        self._switching: asyncio.Task[None] | None = None
 
     def methods(self) -> dict[str, Rpc]:
         """Name → handler."""
@@ -91,7 +80,7 @@ class SessionRpc:
 
     async def _hand_off(self, _: Any) -> Any:
         self._subject.expect_handoff(expected=True)
-        stopped = await stop_session(self._context, self._session_id)
+        stopped = await stop_session(self._context, self._session_id, handoff=True)
         if stopped is None or stopped.status == "still_alive" or not await self._subject.say_end():
             self._subject.expect_handoff(expected=False)
             return {"error": "The session could not be stopped."}
@@ -114,8 +103,18 @@ class SessionRpc:
         return {"ok": True}
 
     async def _switch(self, _: Any) -> Any:
-        """A session of ours is remote always: there is nothing to switch."""
+        """To the hub "remote" is the chat. Nobody reads this answer: what does not work is told in the chat."""
+        info = self._subject.snapshot().info
+        if info.driver == "pty" and (self._switching is None or self._switching.done()):
+            self._switching = self._context.start(self._switch_to_chat(info), "switch to chat")
         return {"ok": True}
+
+    async def _switch_to_chat(self, info: wire.SessionInfo) -> None:
+        try:
+            await switching.to_chat(self._context, info)
+        except HapiError as error:
+            _log.warning("session %s does not go on as a chat: %s", self._session_id, error.words)
+            await self._subject.remark(f"This session does not go on as a chat: {error.words}")
 
     async def _steer(self, _: Any) -> Any:
         """ACP has no way to add to a running turn; the message stays in the queue and runs next."""

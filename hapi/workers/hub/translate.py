@@ -43,12 +43,16 @@ def _taken(session_id: str, local_ids: list[str]) -> MessagesConsumed:
 def refusal(session_id: str, message: wire.UserMessage, why: str) -> list[Notice]:
     """What to emit for a user's message that cannot be given to its session."""
     name = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{session_id}:{message.id}"))
-    remark = {"type": "error", "message": cut(f"This message was not given to the agent: {why}")}
-    content = {"role": "agent", "content": {"type": "event", "id": name, "data": remark}}
+    notices = remark(session_id, name, f"This message was not given to the agent: {why}")
+    return [*notices, _taken(session_id, [message.local_id])] if message.local_id else notices
+
+
+def remark(session_id: str, name: str, words: str) -> list[Notice]:
+    """What to emit for an error that is told in the chat, once per `name`."""
+    data = {"type": "error", "message": cut(words)}
+    content = {"role": "agent", "content": {"type": "event", "id": name, "data": data}}
     local_id = f"a:{session_id[:8]}:{name}"
-    consumed = [local_id, *([message.local_id] if message.local_id else [])]
-    row = MessageRow(sid=session_id, message=content, local_id=local_id)
-    return [row, MessagesConsumed(sid=session_id, local_ids=consumed, clear_queued_thinking_grace=True)]
+    return [MessageRow(sid=session_id, message=content, local_id=local_id), _taken(session_id, [local_id])]
 
 
 def live_reasoning(session_id: str, live: wire.LiveReasoning) -> MessageRow:

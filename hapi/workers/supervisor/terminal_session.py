@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from hapi import procs, wire
-from hapi.agents.terminal import learned_id
+from hapi.agents.terminal import learned_id, parting_id
 from hapi.clock import monotonic
 from hapi.errors import ErrorCode, HapiError
 from hapi.journal import Journal
@@ -60,9 +60,12 @@ class TerminalSession(Session):
         """Keep what its screen shows, and what scrolled off it."""
         self._typist.stop()
         self._terminal.catch_up()
+        self._news.words(self._terminal.recorder.screen.last_line())
         if self._journal.state.turn_open and self._journal.state.in_flight is None:
             self._turn_ended()
         text = self._terminal.recorder.screen.text()
+        if self._entry is not None:
+            self.info.native_id = parting_id(self._entry, text) or self.info.native_id
         try:
             await asyncio.to_thread(self._directory.keep_scrollback, text)
         except OSError as error:
@@ -84,6 +87,7 @@ class TerminalSession(Session):
 
     async def _run_turn(self, message: wire.UserMessage) -> None:
         self.info.detail = None
+        self._news.tell()
         paths = [attachment.path for attachment in message.attachments]
         try:
             await self._typist.message("\n".join([message.text, *paths]))
