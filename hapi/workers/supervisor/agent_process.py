@@ -97,7 +97,8 @@ def become_subreaper() -> None:
 class AgentProcess(ABC):
     """A running agent. End it with `stop`, also after it has exited by itself. Lives on the running event loop.
 
-    `on_child` is called with pid and wait status of every other child that was waited for.
+    `on_child` is called with pid and wait status of every other child that was waited for, `on_wait` now and then while
+    a stop waits for what it has told to end.
     """
 
     first_rung: Rung
@@ -110,6 +111,7 @@ class AgentProcess(ABC):
         self._changed = asyncio.Event()
         self._reaping = True
         self.on_child: Callable[[int, int], object] | None = None
+        self.on_wait: Callable[[], None] | None = None
         self.pid = process.pid
         self.identity: ProcessId | None = procs.identity(process.pid)
         self.exit: Exit | None = None
@@ -121,6 +123,11 @@ class AgentProcess(ABC):
     @abstractmethod
     def take_leave(self) -> None:
         """The first rung: tell the agent, the way it is spoken to, that nobody is there any more."""
+
+    def remind(self) -> None:
+        """A stop waits, and something does not end: tell those again who may have missed it the first time."""
+        if self.on_wait is not None:
+            self.on_wait()
 
     def reap(self) -> None:
         """Collect every child that has ended; call on SIGCHLD. Keeps no zombies."""
@@ -203,8 +210,8 @@ class AgentProcess(ABC):
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), min(left, _RECHECK_S))
-            except TimeoutError:
-                pass  # deaths below a living child raise no signal here: look again
+            except TimeoutError:  # deaths below a living child raise no signal here: look again
+                self.remind()
             if repeat is signal.SIGKILL:
                 self._signal_tree(repeat)
         return True

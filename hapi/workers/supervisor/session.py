@@ -63,6 +63,7 @@ class Session(ABC):
 
     def go(self) -> None:
         """The agent is ready: announce it and begin to serve."""
+        self._agent.on_wait = self._hang_up_shells
         self._begin()
         self._count_unknown("The session was continued; the turn that ran before was cut.")
         for note in self._started.notes:

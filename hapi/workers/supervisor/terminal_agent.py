@@ -35,8 +35,14 @@ class TerminalAgent(AgentProcess):
         return cls(process, spare, Terminal(AGENT, pty, process.pid))
 
     def take_leave(self) -> None:
-        """Hang up. Who has it as a job in a shell is told by the shell."""
-        self.terminal.hang_up()
+        """Hang up. Who is a job of a shell is told by the shell; what outlives the program, by the kernel."""
+        if self.exit is None:
+            self.terminal.hang_up()
+
+    def remind(self) -> None:
+        """Hang up again: programs that hear it on their way to the next read may wait there for ever."""
+        self.take_leave()
+        super().remind()
 
     async def tail(self, _: float = 0.0) -> str:
         """The last lines on its screen, if it did not end well. Does not wait: what it wrote is in the terminal."""

@@ -86,6 +86,7 @@ class TerminalSession(Session):
 
     async def _run_turn(self, message: wire.UserMessage) -> None:
         self.info.detail = None
+        self._news.tell()
         paths = [attachment.path for attachment in message.attachments]
         try:
             await self._typist.message("\n".join([message.text, *paths]))
