@@ -15,7 +15,7 @@ from hapi.terminal.protocol import (
     CloseTerminal,
     Ended,
 )
-from tests.support.terminal import DEADLINE_S, stage
+from tests.support.terminal import DEADLINE_S, RawViewer, stage
 from tests.support.wait import until_async
 
 CANARY = "canary-5d1c"
@@ -57,6 +57,28 @@ async def test_a_shell_lives_on_without_viewers_and_is_found_again(tmp_path):
         assert (await second.next(Ended)).code == 5
         _, attached = await scene.attach(terminal="mine", open_shell=True)
         assert attached.created
+
+
+async def test_trap_45_shells_leave_no_descriptor_behind(tmp_path):
+    """Neither those that ran nor those that could not. Seen to fail: without `os.close(self._slave)` in `Pty.close`."""
+    async with stage(tmp_path) as scene:
+        before = 0
+        for number in range(12):
+            viewer, _ = await scene.attach(terminal="mine", open_shell=True)
+            viewer.type(b"exit\r")
+            assert (await viewer.next(Ended)).code == 0
+            await viewer.close()
+            await until_async(lambda: scene.terminals.viewers == 0, DEADLINE_S, "the viewer is gone")
+            before = before or len(os.listdir("/proc/self/fd"))
+            assert len(os.listdir("/proc/self/fd")) == before, f"after {number + 1} shells"
+        scene.directory.rename(tmp_path.parent / "moved")
+        refused = await RawViewer.connect(tmp_path.parent / "moved" / scene.path.name)
+        refused.send(Attach(terminal="mine", open_shell=True))
+        assert (await refused.next(wire.Failure)).code == ErrorCode.BAD_DIRECTORY
+        await refused.close()
+        (tmp_path.parent / "moved").rename(scene.directory)
+        await until_async(lambda: scene.terminals.viewers == 0, DEADLINE_S, "the viewer is gone")
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_four_shells_and_no_more(tmp_path):

@@ -22,6 +22,8 @@ from hapi.terminal.protocol import (
     Resize,
     Resized,
 )
+from hapi.terminal.screen import Screen
+from hapi.workers.supervisor import terminal as terminal_module
 from hapi.workers.supervisor import viewing
 from tests.support.terminal import DEADLINE_S, stage
 from tests.support.wait import until_async
@@ -105,6 +107,28 @@ async def test_a_hang_up_is_heard_and_what_the_program_says_then_is_shown(tmp_pa
         assert (await viewer.next(Ended)).code == 3
 
 
+async def test_a_mistake_of_our_screen_costs_the_screen_not_the_terminal(tmp_path, monkeypatch):
+    def feed(screen, data):
+        if b"boom" in data:
+            raise RuntimeError("a mistake")
+        return real(screen, data)
+
+    real = Screen.feed
+    monkeypatch.setattr(Screen, "feed", feed)
+    async with stage(tmp_path) as scene:
+        scene.run("cat")
+        viewer, _ = await scene.attach()
+        viewer.type(b"boom\r")
+        await viewer.until(b"boom\r\nboom")
+        viewer.send(Redraw())
+        viewer.type(b"better\r")
+        await viewer.until(b"better\r\nbetter")
+        later, _ = await scene.attach()
+        await later.until(b"better")
+        viewer.type(b"boom\r\x04")
+        assert (await viewer.next(Ended)).code == 0
+
+
 async def test_a_program_that_lets_go_of_its_terminal_for_a_while_is_still_heard(tmp_path):
     source = (
         "import os, time\n"
@@ -129,7 +153,7 @@ async def test_trap_42_100_mb_of_output_while_detached_block_nobody(tmp_path, bi
     """
     async with stage(tmp_path) as scene:
         terminal = scene.run("sh", "-c", f"cat {big_file}; echo that was all")
-        await until_async(lambda: terminal.end, 60, "the program has written all and ended")
+        await until_async(lambda: terminal.end, 45, "the program has written all and ended")
         assert terminal.end == Ended(code=0, reason="exit code 0")
         assert "that was all" in terminal.recorder.screen.text()
 
@@ -146,7 +170,7 @@ async def test_trap_42_a_stopped_viewer_slows_nobody(tmp_path, big_file):
         reading, _ = await scene.attach()
         before = psutil.Process().memory_info().rss
         reading.type(b"\r")
-        await asyncio.wait_for(_read_all(reading, FLOOD * 0.99), 60)
+        await asyncio.wait_for(_read_all(reading, FLOOD * 0.99), 45)
         assert psutil.Process().memory_info().rss - before < 64 * 1024 * 1024
         reading.type(b"\r")
         await reading.until(b"that was all")
@@ -292,6 +316,32 @@ async def test_a_question_reaches_one_terminal_only(tmp_path):
         second.type(b"\n")
         assert b"\x1b[6n" in await second.until(b">")
         assert b"\x1b[6n" not in await first.until(b">")
+
+
+async def test_a_question_that_comes_in_pieces_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal_module, "HOLD_S", 10.0)
+    source = "import time\nfor byte in b'<\\x1b[6n>': os.write(1, bytes([byte])); time.sleep(0.01)\nos.read(0, 1)"
+    async with stage(tmp_path) as scene:
+        scene.python(RAW + "os.read(0, 1)\n" + source)
+        looking, _ = await scene.attach(read_only=True)
+        await looking.until(b"ready")
+        active, _ = await scene.attach()
+        await active.until(b"ready")
+        active.type(b"\n")
+        assert (await active.until(b">")).endswith(b"<\x1b[6n>")
+        assert (await looking.until(b">")).endswith(b"<>")
+
+
+async def test_what_begins_like_a_sequence_and_goes_no_further_is_shown(tmp_path):
+    async with stage(tmp_path) as scene:
+        scene.python(RAW + "os.read(0, 1); os.write(1, b'so far\\x1b['); os.read(0, 1)")
+        first, _ = await scene.attach()
+        second, _ = await scene.attach()
+        await second.until(b"ready")
+        await first.until(b"ready")
+        second.type(b"\n")
+        await first.until(b"so far\x1b[")
+        await second.until(b"so far\x1b[")
 
 
 async def test_our_screen_answers_where_no_terminal_is(tmp_path):

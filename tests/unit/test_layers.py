@@ -38,6 +38,7 @@ PURE = (
     "hapi.workers.supervisor.pieces",
     "hapi.workers.supervisor.questions",
     "hapi.workers.supervisor.environment",
+    "hapi.workers.supervisor.escapes",
 )
 IMPURE = {"zmq", "psutil", "asyncio", "time", "os", "socket", "subprocess", "signal", "threading"}
 

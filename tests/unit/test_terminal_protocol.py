@@ -27,6 +27,7 @@ from hapi.terminal.protocol import (
 )
 from hapi.wire import WorktreeInfo
 from hapi.workers.supervisor import shells
+from hapi.workers.supervisor.escapes import whole
 from hapi.workers.supervisor.pty import terminal_environment
 from hapi.workers.supervisor.terminals import ended
 
@@ -95,6 +96,33 @@ def test_what_a_newer_peer_adds_is_skipped():
 )
 def test_a_wait_status_in_words(status, end):
     assert ended(status) == end
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        b"\x1b[6n",
+        b"\x1b[?2004$p",
+        b"\x1b]11;?\x07",
+        b"\x1b]11;?\x1b\\",
+        b"\x1bP$qm\x1b\\",
+        b"\x1b_Ga=q;\x1b\\",
+        b"\x1b(B",
+        b"\x1bZ",
+    ],
+)
+def test_a_sequence_is_not_cut(sequence):
+    for text in (b"", b"text", b"\x1b[31mred"):
+        data = text + sequence
+        assert whole(data) == len(data)
+        assert whole(data + b"more") == len(data) + 4
+        for cut in range(len(text) + 1, len(data)):
+            assert whole(data[:cut]) == len(text)
+
+
+def test_a_sequence_without_end_is_cut():
+    data = b"\x1b]52;c;" + b"A" * 1000
+    assert whole(data) == len(data)
 
 
 # ----------------------------------------------------------------------------------------------------- environment

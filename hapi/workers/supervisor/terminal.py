@@ -9,13 +9,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from hapi import clock
 from hapi.errors import ErrorCode, HapiError
 from hapi.terminal.protocol import Ended, Output, Replay, frame
 from hapi.terminal.recorder import Recorder
 from hapi.terminal.screen import without_questions
+from hapi.workers.supervisor.escapes import whole
 from hapi.workers.supervisor.pty import Pty
 
 READ_BYTES = 64 * 1024  # what one turn of the loop takes from the program
@@ -23,6 +24,7 @@ INPUT_BYTES = 1024 * 1024  # what may wait for a program that does not read
 INPUT_HIGH_BYTES = 256 * 1024  # above that, viewers are not read from
 INPUT_LOW_BYTES = 64 * 1024  # below that, they are again
 DRAW_DELAY_S = 0.005
+HOLD_S = 0.1
 _LAST_BYTES = 4 * 1024 * 1024  # what is still read of a program that has ended
 _LONG_READ = 2048  # a read of so much has probably left more behind
 _FOCUS_LEFT = b"\x1b[O"  # a terminal says so when its person turns to another one
@@ -79,6 +81,8 @@ class Terminal:
         self._input = bytearray()
         self._drawing: asyncio.TimerHandle | None = None
         self._wrote = False
+        self._held = b""
+        self._holding: asyncio.TimerHandle | None = None
         self._loop.add_reader(pty.master, self._readable)
 
     @property
@@ -100,6 +104,7 @@ class Terminal:
 
     def attach(self, viewer: Viewer) -> None:
         """From now on the viewer gets what comes; unless it is read-only, the terminal takes its size."""
+        self._let_go()
         self.settle()
         if viewer.read_only:
             self._viewers.insert(0, viewer)
@@ -112,6 +117,7 @@ class Terminal:
         if viewer not in self._viewers:
             return
         was_active = self._active() is viewer
+        self._let_go()
         self.settle()
         self._viewers.remove(viewer)
         if viewer in self._waiting:
@@ -141,6 +147,7 @@ class Terminal:
 
     def replay(self, lost: int = 0) -> Replay:
         """The screen as it is now, for a viewer that missed `lost` bytes; for one that comes, what history misses."""
+        self._let_go()
         self.settle()
         lost = lost or self.recorder.lost
         return Replay(data=self.recorder.screen.replay(lost=lost), lost=lost)
@@ -163,7 +170,7 @@ class Terminal:
     def settle(self) -> None:
         """Bring the screen up to all that was written; at most 1 MiB of it is drawn."""
         if self.recorder.pending:
-            self.recorder.settle()
+            self._record(self.recorder.settle)
             self._drawn()
 
     def catch_up(self) -> None:
@@ -182,6 +189,7 @@ class Terminal:
         if self.end is not None:
             return
         self.catch_up()
+        self._let_go()
         self.end = end
         if self._drawing is not None:
             self._drawing.cancel()
@@ -227,29 +235,64 @@ class Terminal:
 
     def _show(self, data: bytes) -> None:
         answering = self._answering()
-        plain = b""
-        for viewer in self._viewers:
-            if viewer is answering:
-                viewer.show(frame(Output(data)), len(data))
-            else:  # a question has one answer: that of the terminal that is typed at
-                plain = plain or frame(Output(without_questions(data)))
-                viewer.show(plain, len(data))
-        self.recorder.write(data)
+        if len(self._viewers) == 1 and answering is not None and not self._held:
+            answering.show(frame(Output(data)), len(data))
+        elif self._viewers:
+            self._show_all(data, answering)
+        self._record(self.recorder.write, data)
         self._wrote = True
         if self._drawing is None:
             self._drawing = self._loop.call_later(DRAW_DELAY_S, self._draw)
         if self.on_output is not None:
             self.on_output(self._clock())
 
+    def _show_all(self, data: bytes, answering: Viewer | None) -> None:
+        """A question has one answer, that of the terminal that is typed at, or ours: to the others it is not shown.
+
+        To see a question whole, the beginning of a sequence waits for its rest, HOLD_S at most.
+        """
+        data = self._held + data
+        end = whole(data)
+        data, self._held = data[:end], data[end:]
+        if self._held and self._holding is None:
+            self._holding = self._loop.call_later(HOLD_S, self._let_go)
+        if not data:
+            return
+        plain = b""
+        for viewer in self._viewers:
+            if viewer is answering:
+                viewer.show(frame(Output(data)), len(data))
+            else:
+                plain = plain or frame(Output(without_questions(data)))
+                viewer.show(plain, len(data))
+
+    def _let_go(self) -> None:
+        """Show what waits for its rest: none came, or the screen is drawn for somebody, which has it all."""
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+        held, self._held = self._held, b""
+        for viewer in self._viewers if held else ():
+            viewer.show(frame(Output(held)), len(held))
+
     def _draw(self) -> None:
         """Draw a slice; the next one when the loop has looked at its descriptors, later while output goes on."""
         self._drawing = None
-        more = self.recorder.step()
+        more = bool(self._record(self.recorder.step))
         self._drawn(whole=not more)
         if more:
             delay = DRAW_DELAY_S if self._wrote else 0.0
             self._wrote = False
             self._drawing = self._loop.call_later(delay, self._draw)
+
+    def _record(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """A mistake of our screen costs what was on it, not the terminal."""
+        try:
+            return work(*arguments)
+        except Exception:
+            logger.exception("terminal %s: the screen is begun anew", self.name)
+            self.recorder = Recorder(*self.size)
+            return None
 
     def _drawn(self, *, whole: bool = True) -> None:
         answers = self.recorder.screen.answers()
