@@ -16,7 +16,7 @@ from hapi.terminal.screen_grid import Grid, History
 from hapi.terminal.screen_modes import Modes
 from hapi.terminal.screen_sgr import styled
 
-LINES = re.compile(f"(?:[\t {NARROW}]*\r\n)+")
+LINES = re.compile(f"(?:[\t{NARROW}]*\r\n)+")
 _GRAPHICS = str.maketrans("`abcdefghijklmnopqrstuvwxyz{|}~_", "◆▒␉␌␍␊°±␤␋┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£· ")
 _CACHED_STYLES = 1024
 _TAB = 8

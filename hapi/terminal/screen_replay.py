@@ -17,7 +17,7 @@ def replay(screen: Emulator, *, history: bool, lost: int) -> str:
     modes = screen.modes
     if screen.alternate_mode:
         if screen.main_saved is not None:
-            out += [_cursor(screen, screen.main, screen.main_saved), "\x1b7"]
+            out += [_margins(screen), _cursor(screen, screen.main, screen.main_saved), "\x1b7\x1b[?6l\x1b[?69l\x1b[r"]
         out += [modes.drawn_keyboards(modes.other_keyboards), f"\x1b[?{screen.alternate_mode}h"]
         out += [f"\x1b[?6l\x1b(B\x0f\x1b[m{DEFAULT_PEN.hyperlink()}\x1b[H\x1b[2J", _rows(screen, screen.grid)]
     out += [modes.drawn_keyboards(modes.keyboards), _tabs(screen), _margins(screen)]

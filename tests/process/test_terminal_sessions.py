@@ -18,7 +18,7 @@ from hapi import config, journal, procs, wire
 from hapi.errors import ErrorCode, HapiError
 from hapi.terminal.protocol import Ended
 from tests.support.agents import members
-from tests.support.power import directory, power_cut, record
+from tests.support.power import directory, power_cut
 from tests.support.runner import Runner, gone, identity
 from tests.support.viewer import Viewer, spawn
 from tests.support.wait import until

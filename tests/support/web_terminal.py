@@ -22,10 +22,10 @@ _NOT_PYTES = re.compile(r"\x1b\[[<=>][\d;]*[A-Za-z]")  # keyboard and other priv
 
 
 class _Screen(pyte.Screen):
-    """As the app's: a line feed begins a new line (xterm.js' `convertEol`), whatever is reset."""
+    """As the app's: a line feed begins a new line (xterm.js' `convertEol`), until a program says otherwise."""
 
-    def reset(self) -> None:
-        super().reset()
+    def __init__(self, cols: int, rows: int) -> None:
+        super().__init__(cols, rows)
         self.set_mode(LNM)
 
 
@@ -37,6 +37,7 @@ class Page:
         self._stream = pyte.Stream(self.screen)
         self._lock = threading.Lock()
         self.came = 0
+        self.raw = ""  # the newest of it
         self.ready = 0
         self.errors: list[str] = []
         self.exits: list[tuple[int | None, str | None]] = []
@@ -45,6 +46,7 @@ class Page:
         """Output came."""
         with self._lock:
             self.came += len(data)
+            self.raw = (self.raw + data)[-100_000:]
             self._stream.feed(_NOT_PYTES.sub("", data))
 
     @property
