@@ -14,7 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hapi import config, wire
+from hapi.terminal.client import connect
 from hapi.terminal.guard import TITLE
+from hapi.terminal.protocol import Attach, Output, Replay, Resized
 from hapi.terminal.screen_modes import RESTORE
 from tests.support.person import Person, Tmux
 from tests.support.runner import Runner, command_line
@@ -221,6 +224,55 @@ def test_the_broker_dies_and_people_type_on(home):
         person.sees("back-2")
         person.types("exit\r")
         assert person.ends() == 0
+
+
+def test_handed_over_is_no_failure(home):
+    session = shell(home)
+    with Person(home, "attach", session, "-q") as person:
+        person.sees("$")
+        home.ask(wire.StopSession(session, handoff=True), wire.SessionStopped)
+        assert person.ends() == 0
+        person.sees("handed over, it goes on elsewhere")
+
+
+def test_trap_42_a_terminal_that_takes_nothing_slows_nobody(home):
+    """30 MB while one window takes no output: the program and the other window are done, the slow one hears of it.
+
+    Seen to fail: without the limit of what waits for a viewer.
+    """
+    flood = f"read x; yes {'x' * 78} | head -c 30000000; echo all-$((399 + 1)); read x"
+    session = detached(home, "sh", "-c", flood)
+    path = config.load(environ=home.environment).paths.terminal_socket(session)
+    with connect(path, Attach(cols=80, rows=24)) as quick, Person(home, "attach", session, "-r") as slow:
+        slow.sees("read-only")
+        slow.blind, slow.draws = True, False
+        quick.type(b"\r")
+        output = b""
+        while b"all-400" not in output:
+            message = quick.receive(20)
+            assert isinstance(message, Output | Replay | Resized), message
+            output = output[-100:] + getattr(message, "data", b"")
+        slow.blind = False
+        slow.writes(b"MB of output were skipped")
+        assert len(slow.raw) < 10_000_000
+        slow.writes(b"all-400")
+        quick.type(b"\r")
+        assert slow.ends() == 0
+
+
+def test_one_can_leave_while_the_terminal_takes_nothing(home):
+    before = guards()
+    session = detached(home, "sh", "-c", "read x; yes | head -c 5000000; read x")
+    with Person(home, "attach", session) as person:
+        person.sees("detaches")
+        person.blind, person.draws = True, False
+        person.types("\r")
+        until(lambda: person.waiting() > 2000, 20, "the terminal is full")
+        person.types(DETACH)
+        until(lambda: person.attributes() == person.before and not guards() - before, 10, "it leaves")
+        person.blind = False
+        assert person.ends() == 0
+    stop(home, session)
 
 
 def test_the_supervisor_dies_and_it_is_said(home):
