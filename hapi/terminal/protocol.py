@@ -28,7 +28,8 @@ class Attach(msgspec.Struct, tag="attach", omit_defaults=True, kw_only=True):
     """Look at a terminal, and type into it unless `read_only`. Answer: Attached, Replay, or Failure.
 
     `open_shell`: if there is no terminal of that name, start the user's shell in the session's directory. `viewer`: who
-    looks (`cli`, `web`, …), for people. `replay`: draw the screen first.
+    looks (`cli`, `web`, …), for people. `replay`: draw the screen first. `answers`: what shows the output answers a
+    program's questions to its terminal; where it does not (it may show the same output twice), we answer them.
     """
 
     terminal: str = AGENT
@@ -39,6 +40,7 @@ class Attach(msgspec.Struct, tag="attach", omit_defaults=True, kw_only=True):
     replay: bool = True
     viewer: str = "cli"
     level: int = TERMINAL_LEVEL
+    answers: bool = True
 
 
 class Input(msgspec.Struct, tag="input"):

@@ -37,6 +37,7 @@ class Page:
         self._stream = pyte.Stream(self.screen)
         self._lock = threading.Lock()
         self.came = 0
+        self.raw = ""  # the newest of it
         self.ready = 0
         self.errors: list[str] = []
         self.exits: list[tuple[int | None, str | None]] = []
@@ -45,6 +46,7 @@ class Page:
         """Output came."""
         with self._lock:
             self.came += len(data)
+            self.raw = (self.raw + data)[-100_000:]
             self._stream.feed(_NOT_PYTES.sub("", data))
 
     @property

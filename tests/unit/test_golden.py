@@ -251,6 +251,7 @@ TERMINAL = (
         replay=False,
         viewer="web",
         level=2,
+        answers=False,
     ),
     protocol.Input("ü\r".encode()),
     protocol.Resize(132, 50),

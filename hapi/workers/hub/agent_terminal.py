@@ -128,7 +128,7 @@ class AgentTerminal:
         await within(self._sized, patience_s)
         face = AgentFace(self._door, self._session_id)
         cols, rows = self._size or await self._size_in_force()
-        request = Attach(cols=cols, rows=rows, viewer="web")
+        request = Attach(cols=cols, rows=rows, viewer="web", answers=False)
         watching = self._watching = Watching(self._path, request, Feed(self._door, face.output), face)
         await watching.run()
         if self._watching is watching:

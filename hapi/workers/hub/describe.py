@@ -87,14 +87,14 @@ def alive(snapshot: wire.Snapshot, now: int) -> SessionAlive:
     )
 
 
-def creation(snapshot: wire.Snapshot, host: Host, now: int) -> Json:
+def creation(snapshot: wire.Snapshot, host: Host, now: int, *, can_chat: bool = False) -> Json:
     """The body of `POST /cli/sessions`, apart from id and tag."""
     keepalive = alive(snapshot, now).payload() or {}
     taken = {"model", "effort", "modelReasoningEffort"}
     chosen = {key: value for key, value in keepalive.items() if key in taken and value is not None}
     return {
         "metadata": metadata(snapshot, {}, host, archived=False, now=now),
-        "agentState": agent_state(snapshot),
+        "agentState": agent_state(snapshot, can_chat=can_chat),
         **chosen,
     }
 

@@ -17,8 +17,8 @@ from hapi.workers.hub.web_text import WebText
 PIECE_CHARS = 64 * 1024
 WINDOW_CHARS = 128 * 1024  # as much may be on its way before the hub says that it has read it
 RECEIPT_TIMEOUT_S = 30.0
-PACE_CHARS_PER_S = 2 * 1024 * 1024
-_WINDOW_S = WINDOW_CHARS / PACE_CHARS_PER_S
+PACE_CHARS_PER_S = 1024 * 1024
+BURST_CHARS = 1024 * 1024  # what may go at once after a quiet while
 
 
 class Feed:
@@ -29,6 +29,7 @@ class Feed:
         self._notice = notice
         self._text = WebText()
         self._unread = 0
+        self._allowance = float(BURST_CHARS)
         self._since = monotonic()
 
     async def show(self, data: bytes) -> None:
@@ -50,8 +51,9 @@ class Feed:
 
     async def _receipt(self) -> None:
         await self._door.call(Ping(), RECEIPT_TIMEOUT_S)
-        early = self._since + _WINDOW_S - monotonic()
-        if early > 0:
-            await pause(early)
-        self._unread = 0
-        self._since = monotonic()
+        now = monotonic()
+        earned = (now - self._since) * PACE_CHARS_PER_S
+        self._allowance = min(BURST_CHARS, self._allowance + earned) - self._unread
+        self._unread, self._since = 0, now
+        if self._allowance < 0:
+            await pause(-self._allowance / PACE_CHARS_PER_S)

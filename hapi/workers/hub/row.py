@@ -89,7 +89,8 @@ class Row:
             return None
 
     async def _create(self, snapshot: wire.Snapshot) -> incoming.SessionRow:
-        body = describe.creation(snapshot, self._context.host, now_ms())
+        chat = can_chat(snapshot.info, self._context.config)
+        body = describe.creation(snapshot, self._context.host, now_ms(), can_chat=chat)
         try:
             return await self._context.rest.create_session(self._session_id, body)
         except Conflict:  # made by another client under a tag of its own

@@ -94,7 +94,7 @@ class Terminals:
             self._context.start(_refuse(face), "terminal refused")
             return
         name = shell_name(asked.terminal_id)
-        request = Attach(terminal=name, cols=cols, rows=rows, open_shell=True, viewer="web")
+        request = Attach(terminal=name, cols=cols, rows=rows, open_shell=True, viewer="web", answers=False)
         watching = Watching(self._path, request, Feed(self._door, face.output), face)
         self._shells[asked.terminal_id] = watching
         self._tasks[asked.terminal_id] = self._context.start(self._show(asked.terminal_id, watching), "terminal")

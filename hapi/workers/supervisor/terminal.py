@@ -46,6 +46,7 @@ class Viewer(Typing, Protocol):
     rows: int
     read_only: bool
     lagging: bool
+    answers: bool
 
     def show(self, framed: bytes, size: int) -> None:
         """An Output in its frame, `size` bytes of the program's."""
@@ -233,11 +234,11 @@ class Terminal:
             self._show(data)
 
     def _show(self, data: bytes) -> None:
-        active = self._active()
-        if len(self._viewers) == 1 and active is not None and not self._held:
-            active.show(frame(Output(data)), len(data))
+        answering = self._answering()
+        if len(self._viewers) == 1 and answering is not None and not self._held:
+            answering.show(frame(Output(data)), len(data))
         elif self._viewers:
-            self._show_all(data, active)
+            self._show_all(data, answering)
         self._record(self.recorder.write, data)
         self._wrote = True
         if self._drawing is None:
@@ -245,7 +246,7 @@ class Terminal:
         if self.on_output is not None:
             self.on_output(self._clock())
 
-    def _show_all(self, data: bytes, active: Viewer | None) -> None:
+    def _show_all(self, data: bytes, answering: Viewer | None) -> None:
         """A question has one answer, that of the terminal that is typed at: to the others it is not shown.
 
         To see a question whole, the beginning of a sequence waits for its rest, HOLD_S at most.
@@ -259,7 +260,7 @@ class Terminal:
             return
         plain = b""
         for viewer in self._viewers:
-            if viewer is active:
+            if viewer is answering:
                 viewer.show(frame(Output(data)), len(data))
             else:
                 plain = plain or frame(Output(without_questions(data)))
@@ -295,8 +296,8 @@ class Terminal:
 
     def _drawn(self, *, whole: bool = True) -> None:
         answers = self.recorder.screen.answers()
-        active = self._active()
-        if answers and (active is None or active.lagging) and self.end is None:
+        answering = self._answering()
+        if answers and (answering is None or answering.lagging) and self.end is None:
             self._type(answers)
         if whole and self.on_drawn is not None:
             self.on_drawn()
@@ -334,6 +335,11 @@ class Terminal:
     def _active(self) -> Viewer | None:
         last = self._viewers[-1] if self._viewers else None
         return None if last is None or last.read_only else last
+
+    def _answering(self) -> Viewer | None:
+        """Who answers the program's questions; None: our screen does."""
+        active = self._active()
+        return active if active is not None and active.answers else None
 
     def _activate(self, viewer: Viewer) -> None:
         if self._viewers[-1] is not viewer:

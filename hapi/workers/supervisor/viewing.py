@@ -73,6 +73,7 @@ class Connection(asyncio.BufferedProtocol):
         self.cols = self.rows = 0
         self.read_only = True
         self.lagging = False
+        self.answers = True
         self.terminal: Terminal | None = None
         self.gone = asyncio.Event()
         self._desk = desk
@@ -225,7 +226,7 @@ class Connection(asyncio.BufferedProtocol):
         terminal, created = self._desk.find(wish)
         if self._deadline is not None:
             self._deadline.cancel()
-        self.read_only = wish.read_only
+        self.read_only, self.answers = wish.read_only, wish.answers
         self._set_size(wish.cols, wish.rows)
         terminal.attach(self)
         self.terminal = terminal
