@@ -78,6 +78,10 @@ def to_json(info: wire.SessionInfo) -> dict[str, Any]:
         "memoryBytes": memory(info),
         "unknownMessages": info.unknown_messages,
         "eventsLost": info.events_lost,
+        "driver": info.driver,
+        "title": info.title,
+        "queued": info.queued,
+        "lastWords": info.last_words,
     }
     if info.phase is Phase.ENDED:
         answer |= {

@@ -52,6 +52,8 @@ def top() -> None:
         watcher.start()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
+    for name in ("LINES", "COLUMNS"):
+        os.environ.pop(name, None)  # curses would believe them, and not see that the window has another size
     try:
         curses.wrapper(lambda window: Top(window, config, watcher).run())
     except curses.error as error:
@@ -192,7 +194,7 @@ class Top:
             if row.info.driver == "pty":
                 self._lend("attach", session_id)
             else:
-                self._message = "This session is a chat and has no terminal: l reads along."
+                self._message = f"This chat has no terminal: l reads along, hapi resume {session_id[:8]} takes it into one."
 
     def _stop(self, session_id: str) -> None:
         """In the background: that may take a while, and the table shows it."""

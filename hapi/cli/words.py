@@ -56,6 +56,7 @@ COMMANDS: dict[str, Words] = {
         },
         ("session",),
     ),
+    "top": Words("Watch the sessions", {}, ()),
     "completion": Words(
         "Print the script that teaches a shell our commands, agents and sessions", {}, ("choice bash zsh fish",)
     ),
@@ -67,17 +68,26 @@ COMMANDS: dict[str, Words] = {
             "--quiet": (None, "Show nothing of hapi's own"),
             "-q": (None, "Show nothing of hapi's own"),
         },
-        ("text",),
+        ("live",),
     ),
     "run": Words(
         "Run a command here in a session of its own, and attach to it",
         {
             "--detach": (None, "Do not attach"),
             "-d": (None, "Do not attach"),
-            "--NAME": ("text", "What to call it in lists"),
+            "--name": ("text", "What to call it in lists"),
             "--json": (None, "Print one JSON document (docs/cli.md) instead of text"),
         },
         (),
+    ),
+    "resume": Words(
+        "Go on with a session in this terminal",
+        {
+            "--chat": (None, "Give it to the chat instead"),
+            "--now": (None, "Cut the turn that it is at"),
+            "--json": (None, "Print one JSON document (docs/cli.md) instead of text"),
+        },
+        ("session",),
     ),
     "runner": Words("The runner", {}, ()),
     "runner start": Words(

@@ -76,7 +76,9 @@ def test_a_shell_in_the_sessions_directory(stage: Stage, browser: WebTerminals, 
     """It has the page's size, speaks UTF-8 whatever is cut where, and its end is told with its exit code."""
     assert stage.row(chat)["metadata"]["capabilities"]["terminal"] is True
     terminal_id, page = browser.ready(chat, cols=120, rows=30)
-    browser.type(terminal_id, "pwd; stty size; for c in '\\xe2' '\\x82' '\\xac.'; do printf $c; sleep 0.01; done; echo\r")
+    browser.type(
+        terminal_id, "pwd; stty size; for c in '\\xe2' '\\x82' '\\xac.'; do printf $c; sleep 0.01; done; echo\r"
+    )
     page.sees("30 120\n€.")
     assert str(stage.home.project) in page.text
     browser.send("terminal:resize", terminalId=terminal_id, cols=90, rows=20)
@@ -164,7 +166,9 @@ def test_trap_42_a_flood_while_the_hub_stands_still(
     mark = stage.home.project / secrets.token_hex(4)
     process = psutil.Process(connector(stage))
     before, came = process.memory_info().rss, page.came
-    browser.type(terminal_id, f"head -c 25000000 /dev/zero | tr '\\0' x | fold; touch {mark.name}; echo; echo flood is over\r")
+    browser.type(
+        terminal_id, f"head -c 25000000 /dev/zero | tr '\\0' x | fold; touch {mark.name}; echo; echo flood is over\r"
+    )
     until(lambda: page.came > came + 10_000, SOON, "the flood has begun")
     os.kill(shared_hub.pid, signal.SIGSTOP)
     try:
@@ -177,9 +181,9 @@ def test_trap_42_a_flood_while_the_hub_stands_still(
 
 
 def test_line_feeds_of_a_full_screen_program_go_straight_down(browser: WebTerminals, shell: tuple[str, Page]) -> None:
-    """The app's emulator takes a line feed for a new line; a program in raw mode means the row below.
+    """The app's emulator begins by taking a line feed for a new line; a program in raw mode means the row below.
 
-    Seen to fail: without the index control in `WebText`.
+    Seen to fail: with a screen that does not reset the new-line mode.
     """
     terminal_id, page = shell
     browser.type(terminal_id, "clear; stty -onlcr; printf 'down\\nhere\\r\\n'; stty onlcr\r")
@@ -246,9 +250,7 @@ async def test_streams_only_while_somebody_watches(stage: Stage, browser: WebTer
     page.sees("Demo conversation")
 
 
-def test_a_watched_terminal_goes_on_when_the_connector_is_killed(
-    stage: Stage, browser: WebTerminals, pty: str
-) -> None:
+def test_a_watched_terminal_goes_on_when_the_connector_is_killed(stage: Stage, browser: WebTerminals, pty: str) -> None:
     """The browser does nothing for it: its connection stands, and the hub does not say again that it watches."""
     page = browser.watch(pty)
     page.sees("Demo conversation")

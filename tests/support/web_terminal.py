@@ -22,10 +22,10 @@ _NOT_PYTES = re.compile(r"\x1b\[[<=>][\d;]*[A-Za-z]")  # keyboard and other priv
 
 
 class _Screen(pyte.Screen):
-    """As the app's: a line feed begins a new line (xterm.js' `convertEol`), whatever is reset."""
+    """As the app's: a line feed begins a new line (xterm.js' `convertEol`), until a program says otherwise."""
 
-    def reset(self) -> None:
-        super().reset()
+    def __init__(self, cols: int, rows: int) -> None:
+        super().__init__(cols, rows)
         self.set_mode(LNM)
 
 

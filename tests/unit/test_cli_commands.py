@@ -63,6 +63,10 @@ def test_list_as_json_is_the_contract(hapi, paths):
         "namespace": "default",
         "unknownMessages": 0,
         "eventsLost": 0,
+        "driver": "acp",
+        "title": None,
+        "queued": 0,
+        "lastWords": None,
     }
     assert broker.asked == [wire.ListSessions(ended=False)]
 

@@ -69,7 +69,7 @@ def kind(parameter, path):
         return " ".join(["choice", *map(str, parameter.type.choices)])
     if parameter.name == "worker":
         return " ".join(["choice", *logs.WORKERS])
-    if parameter.metavar == "ID" or parameter.name == "session":
+    if parameter.metavar in {"ID", "[ID]"} or parameter.name == "session":
         return "live" if path in LIVE else "session"
     return {"agent": "agent", "namespace": "namespace"}.get(parameter.name, "text")
 
@@ -135,6 +135,8 @@ def offered(line):
         ("logs ", {"1f0c22ab", "2f0c22ab-0", "2f0c22ab-1"}, {"3f0c22ab"}),
         ("logs 2", {"2f0c22ab-0", "2f0c22ab-1"}, {"1f0c22ab"}),
         ("logs -f 1f", {"1f0c22ab"}, set()),
+        ("attach ", {"1f0c22ab", "2f0c22ab-0"}, {"2f0c22ab-1"}),
+        ("resume ", {"2f0c22ab-1"}, set()),
         ("--namespace work send ", {"3f0c22ab"}, {"1f0c22ab"}),
         ("send --namespace=work ", {"3f0c22ab"}, {"1f0c22ab"}),
         ("send --namespace ", {"default", "work"}, {"1f0c22ab"}),

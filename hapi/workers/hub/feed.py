@@ -6,14 +6,15 @@ stays at the session, whose rule for viewers that do not keep up gives them the 
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 
 from hapi.clock import monotonic
 from hapi.workers.hub.door import Door
 from hapi.workers.hub.schema import Notice, Ping
 from hapi.workers.hub.timing import pause
-from hapi.workers.hub.web_text import WebText
 
+_Decoder = codecs.getincrementaldecoder("utf-8")
 PIECE_CHARS = 64 * 1024
 WINDOW_CHARS = 128 * 1024  # as much may be on its way before the hub says that it has read it
 RECEIPT_TIMEOUT_S = 30.0
@@ -27,19 +28,26 @@ class Feed:
     def __init__(self, door: Door, notice: Callable[[str], Notice]) -> None:
         self._door = door
         self._notice = notice
-        self._text = WebText()
+        self._decoder = _Decoder("replace")
         self._unread = 0
         self._allowance = float(BURST_CHARS)
         self._since = monotonic()
 
     async def show(self, data: bytes) -> None:
-        """Send a piece of output; returns when the next may be read. Raises HubProblem."""
-        await self._send(self._text.text(data))
+        """Send a piece of output, half a character at its end with the next; returns when that may be read.
+
+        Raises HubProblem.
+        """
+        await self._send(self._decoder.decode(data))
 
     async def redraw(self, screen: bytes) -> None:
-        """Send a screen that replaces all before it. Raises HubProblem."""
-        self._text = WebText()
-        await self._send(self._text.text(screen))
+        """Send a screen that replaces all before it. Raises HubProblem.
+
+        It resets the new-line mode too, which the app's emulator begins with: to a full-screen program a line feed is one
+        row down, in the same column.
+        """
+        self._decoder.reset()
+        await self.show(screen)
 
     async def _send(self, text: str) -> None:
         for start in range(0, len(text), PIECE_CHARS):

@@ -144,7 +144,7 @@ class Terminal:
         """The screen as it is now, for a viewer that missed `lost` bytes; for one that comes, what history misses."""
         self._let_go()
         self.settle()
-        lost = lost or self.recorder.lost
+        lost = lost or (self.recorder.lost if history else 0)
         return Replay(data=self.recorder.screen.replay(lost=lost, history=history), lost=lost)
 
     # ------------------------------------------------------------------------------------------------- program
@@ -245,7 +245,7 @@ class Terminal:
             self.on_output(self._clock())
 
     def _show_all(self, data: bytes, answering: Viewer | None) -> None:
-        """A question has one answer, that of the terminal that is typed at: to the others it is not shown.
+        """A question has one answer, that of the terminal that is typed at, or ours: to the others it is not shown.
 
         To see a question whole, the beginning of a sequence waits for its rest, HOLD_S at most.
         """
