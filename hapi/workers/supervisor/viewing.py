@@ -128,9 +128,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """The viewer has taken all that waited for it."""
-        self.lagging = False
-        if not self._transport.is_closing():
-            self._catch_up()
+        if self.terminal is not None and not self._transport.is_closing():
+            self.terminal.wait_for_screen(self)
 
     # ------------------------------------------------------------------------------------------------- to the viewer
 
@@ -149,8 +148,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def finish(self, ended: Ended) -> None:
         """The last message."""
-        self.lagging = False
-        self._catch_up()
+        self.catch_up()
         self._transport.write(frame(ended))
         self._transport.close()
 
@@ -166,7 +164,9 @@ class Connection(asyncio.BufferedProtocol):
         """Close at once, whatever waits."""
         self._transport.abort()
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
+        """What was missed while it lagged: another size, and the screen."""
+        self.lagging = False
         if self.terminal is None:
             return
         if self.terminal.size != self._told_size:
