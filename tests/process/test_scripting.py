@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,12 +46,19 @@ def say(desk: Runner, key: str, text: str) -> None:
     desk.ask(wire.SendText(key, text), wire.Accepted)
 
 
+IMPATIENT = (  # with a runner that is away
+    sys.executable,
+    "-c",
+    "import sys; from hapi.cli import wait; wait.RETURN_S = 0.5; from hapi.__main__ import main; sys.exit(main())",
+)
+
+
 class Waiting(subprocess.Popen[str]):
     """A command that waits, with its output. Leaving it ends it."""
 
-    def __init__(self, desk: Runner, *arguments: str) -> None:
+    def __init__(self, desk: Runner, *arguments: str, program: tuple[str, ...] = Runner.command) -> None:
         super().__init__(
-            [*desk.command, *arguments],
+            [*program, *arguments],
             env=desk.environment,
             cwd=desk.project,
             stdin=subprocess.DEVNULL,
@@ -164,7 +172,7 @@ def test_a_wait_survives_the_runner(desk: Runner, session: str, how: str) -> Non
 
 def test_a_wait_does_not_start_a_runner_that_was_stopped(desk: Runner, session: str) -> None:
     """Seen to fail: with `carry_out` in place of `Control` in `wait`."""
-    with Waiting(desk, "wait", session, "--for", "ended", "--timeout", "3", "--json") as waiting:
+    with Waiting(desk, "wait", session, "--for", "ended", "--json", program=IMPATIENT) as waiting:
         waiting.asks()
         desk.hapi("runner", "stop", check=0)
         code, out, _ = waiting.result()
