@@ -16,6 +16,10 @@ def main(arguments: list[str] | None = None) -> int:
     if given in (["--version"], ["-V"]):
         print(f"hapi {__version__}")  # noqa: T201 - the answer itself
         return 0
+    if given[:1] == ["__complete"]:
+        from hapi.cli.complete import main as complete
+
+        return complete(given[1:])
     if sys.platform == "win32":
         print("Error: hapi needs Linux or macOS; on Windows, use it inside WSL 2.", file=sys.stderr)  # noqa: T201
         return 1

@@ -6,8 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -17,21 +16,15 @@ from hapi.clock import monotonic, now_ms
 from hapi.command import command as broker_command
 from hapi.config import Config
 from hapi.control import Control, Stopped, Waiting, lock_holder, stop
+from hapi.detached import environment, run_broker
 from hapi.errors import ErrorCode, HapiError, NotRunning
 from hapi.handoff import SOURCE, Build, Cause, Choice, Ours, choose, older, restart_source
-from hapi.ids import SESSION_MARK
 from hapi.installed import PACKAGE, Installed
 from hapi.paths import Paths
 
-if TYPE_CHECKING:
-    import subprocess
-
 START_TIMEOUT_S = 5.0
 MANAGER_TIMEOUT_S = 30.0  # for a service manager to start again what ended to be replaced
-_SESSION_VARIABLES = (SESSION_MARK, "HAPI_WORKTREE_")  # a runner that an agent starts is not the agent's
 _POLL_S = 0.05
-_KILL_S = 2.0
-_TAIL_LINES = 5
 COMEBACK_S = 15.0  # longer than the pause of a service manager before it starts a unit again
 
 
@@ -58,21 +51,6 @@ class _LastReport(msgspec.Struct, rename="camel"):
     supervised: bool = False
     workspace_roots: list[str] = []
     started_with_cli_version: str = ""
-
-
-class _Problem(msgspec.Struct):
-    code: str
-    message: str
-    hint: str = ""
-
-
-class _Report(msgspec.Struct):
-    """The one line that a starting broker writes to its ready descriptor."""
-
-    pid: int = 0
-    endpoint: str = ""
-    log: str = ""
-    error: _Problem | None = None
 
 
 def start(config: Config, roots: Sequence[str] = (), waiting: Waiting | None = None) -> Started:
@@ -302,7 +280,8 @@ def _launch(config: Config, roots: Sequence[str]) -> Started:
     config.paths.make_private()
     deadline = monotonic() + START_TIMEOUT_S
     while True:
-        report = _run_broker(config, roots, deadline)
+        log = config.paths.log("runner")
+        report = run_broker(lambda fd: command(config, roots, fd), log, deadline - monotonic())
         if report.error is None:
             return Started(pid=report.pid, endpoint=report.endpoint, log=report.log, version=__version__)
         problem = wire.Failure(report.error.code, report.error.message, report.error.hint).error()
@@ -311,101 +290,6 @@ def _launch(config: Config, roots: Sequence[str]) -> Started:
         winner = probe(config)
         if winner is not None:
             return _found(winner)
-
-
-def _run_broker(config: Config, roots: Sequence[str], deadline: float) -> _Report:
-    """Start one detached runner process and return its report; a process that made none is not left behind."""
-    import subprocess
-
-    log = config.paths.log("runner")
-    log_start = log.stat().st_size if log.exists() else 0
-    ready, theirs = os.pipe()
-    try:
-        process = subprocess.Popen(
-            command(config, roots, theirs),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=environment(),
-            pass_fds=[theirs],
-            start_new_session=True,
-        )
-        os.close(theirs)
-        theirs = -1
-        line = _read_line(ready, deadline)
-        if not line:
-            raise _start_failed(process, ended=line is not None, log=log, log_start=log_start)
-        if b'"error"' not in line:
-            process.returncode = 0  # it lives on; it is not ours to wait for
-        else:
-            _end(process)
-        return _decode(line, log)
-    finally:
-        os.close(ready)
-        if theirs >= 0:
-            os.close(theirs)
-
-
-def _read_line(fd: int, deadline: float) -> bytes | None:
-    """The line that arrives on `fd`; b"" when it is closed without one, None at the deadline."""
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    data = b""
-    while not data.endswith(b"\n"):
-        if not poller.poll(max(0.0, deadline - monotonic()) * 1000):
-            return None
-        chunk = os.read(fd, 65536)
-        if not chunk:
-            return data.strip()
-        data += chunk
-    return data.strip()
-
-
-def _decode(line: bytes, log: Path) -> _Report:
-    try:
-        return msgspec.json.decode(line, type=_Report)
-    except msgspec.MsgspecError as error:
-        raise HapiError(ErrorCode.START_FAILED, f"The runner reported nonsense: {error}", f"Its log: {log}") from None
-
-
-def _start_failed(process: subprocess.Popen[bytes], *, ended: bool, log: Path, log_start: int) -> HapiError:
-    """Why a runner made no report; it is ended if it still runs."""
-    status = _end(process, _KILL_S if ended else 0)
-    if not ended:
-        why = f"The runner did not answer within {START_TIMEOUT_S:g} s; it was ended"
-    elif status < 0:
-        why = f"The runner was killed by signal {-status} while it started"
-    else:
-        why = f"The runner ended while it started, with exit status {status}"
-    lines = _tail(log, log_start)
-    story = "".join(f"\n  {line}" for line in lines) or " (which says nothing of it)"
-    hint = "Watch it start: hapi runner start-sync"
-    return HapiError(ErrorCode.START_FAILED, f"{why}. Its log is {log}{':' if lines else ''}{story}", hint)
-
-
-def _end(process: subprocess.Popen[bytes], patience_s: float = _KILL_S) -> int:
-    """End our own child, its whole group, and return its exit status: patience, SIGTERM, SIGKILL."""
-    import signal
-    import subprocess
-
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            return process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, number)  # not reaped yet, so the group is still ours
-            patience_s = _KILL_S
-    return process.wait(_KILL_S)
-
-
-def _tail(log: Path, start_at: int) -> list[str]:
-    """The last lines that were added to the log after `start_at`."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(start_at, log.stat().st_size - 65536))
-            return file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
-    except OSError:
-        return []
 
 
 def recorded_roots(paths: Paths) -> list[str]:
@@ -424,13 +308,3 @@ def _last_report(paths: Paths) -> _LastReport:
         return msgspec.json.decode(files.read_file(paths.state), type=_LastReport)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return _LastReport()
-
-
-def environment() -> dict[str, str]:
-    """Our environment; for a checkout run as `python -m hapi`, with the way back to it (the runner's cwd is /)."""
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(_SESSION_VARIABLES)}
-    root = str(Path(__file__).resolve().parent.parent)
-    here = os.path.realpath(sys.path[0] or os.getcwd()) if sys.path else ""
-    if here == root and root not in map(os.path.realpath, sys.path[1:]):
-        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH", "")]))
-    return environ

@@ -123,6 +123,24 @@ def memory_bytes(pid: int) -> int:
         raise
 
 
+def cpu_seconds(pid: int) -> float | None:
+    """Processor time that `pid` has used, its children's not included; None when it is gone."""
+    if LINUX:
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            return None
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return float(times.user + times.system)
+
+
 def children(pid: int) -> list[int]:
     """The direct children of `pid`, without zombies' children; [] when it is gone."""
     if LINUX:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from hapi import control, files, launch, wire
+from hapi import control, detached, files, launch, wire
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
@@ -104,7 +104,7 @@ def facts(config: Config, roots: Sequence[str]) -> Service:
     environment = {"PATH": _search_path(os.environ.get("PATH", os.defpath))}
     if config.home != _service_home() / ".hapi":
         environment["HAPI_HOME"] = str(config.home)
-    if python_path := launch.environment().get("PYTHONPATH"):
+    if python_path := detached.environment().get("PYTHONPATH"):
         environment["PYTHONPATH"] = python_path
     return Service(
         program=program(),

@@ -476,7 +476,7 @@ class Spawned(msgspec.Struct, tag="spawned", omit_defaults=True):
 
 
 class SessionStopped(msgspec.Struct, tag="session_stopped", omit_defaults=True):
-    """How a stop ended, and by which rung: before_start, during_start, eof, terminate, kill."""
+    """How a stop ended, and by which rung: before_start, during_start, eof or hangup, terminate, kill."""
 
     status: Literal["stopped", "already_gone", "still_alive"]
     session_id: str

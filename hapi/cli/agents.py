@@ -99,8 +99,14 @@ def spawned(config: Config, wanted: wire.Spawn) -> wire.SessionInfo:
 
 
 def start(config: Config, wanted: wire.Spawn) -> int:
-    """Start the session and attach to it; the exit status."""
-    return attach.show(config, spawned(config, wanted))
+    """Start the session and attach to it; the exit status. What ended before we came is told, with what it showed."""
+    info = spawned(config, wanted)
+    try:
+        return attach.show(config, info)
+    except HapiError as error:
+        if error.code is not ErrorCode.SESSION_ENDED:
+            raise
+        return attach.afterwards(config, info, error)
 
 
 def _usable(config: Config, name: str) -> Agent | None:

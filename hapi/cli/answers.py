@@ -55,10 +55,11 @@ def ask(config: Config, said: wire.SendText, patience_s: float | None, progress:
     """Say something and return the answer, None when the time is up first. `said.id` must not be empty.
 
     Said before under the same id, that answer is found, as far back as the transcript goes. Raises HapiError: what
-    sending and waiting raise, session_ended when the session ends without an answer, agent_failed when there is none.
+    sending and waiting raise, bad_request for a session in a terminal, session_ended when it ends without an answer,
+    agent_failed when there is none.
     """
     info = wait_for(config, said.target, "idle", 0, progress).info
-    if info.driver == "pty":
+    if info.driver == "pty" and info.phase is not Phase.ENDED:
         hint = f"See its screen: hapi send {said.target} … && hapi wait {said.target} && hapi logs {said.target}"
         raise HapiError(ErrorCode.BAD_REQUEST, "What is an answer in a terminal cannot be told.", hint)
     with Tail(config.paths.session(info.session_id) / "transcript", whole=True) as tail:

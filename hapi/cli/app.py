@@ -11,6 +11,7 @@ import typer
 from hapi import __version__
 from hapi.cli import (
     auth,
+    completion,
     doctor,
     hub,
     output,
@@ -21,6 +22,7 @@ from hapi.cli import (
     sessions,
     spawn,
     terminals,
+    top,
     transcripts,
     wait,
     worktree,
@@ -36,7 +38,7 @@ app = typer.Typer(
     cls=terminals.Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    add_completion=True,
+    add_completion=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
@@ -49,7 +51,7 @@ app = typer.Typer(
         "hapi run -- make test                  any command, in a session that outlives this terminal",
         "hapi runner spawn ~/proj --agent demo  start a session for chatting, without a terminal",
         "hapi --namespace work runner list      the sessions of another namespace",
-        "hapi --install-completion              complete commands with Tab",
+        "hapi completion bash                   complete commands, agents and sessions with Tab",
     ),
 )
 def root(
@@ -79,6 +81,8 @@ hub.register(app)
 send.register(app)
 wait.register(app)
 transcripts.register(app)
+top.register(app)
+completion.register(app)
 terminals.register(app)
 resume.register(app)
 

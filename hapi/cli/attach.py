@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from pathlib import Path
@@ -212,6 +213,22 @@ def _told(config: Config, info: SessionInfo, outcome: Outcome) -> int:
     assert outcome.ended is not None  # noqa: S101 - the one kind left
     output.note(f"Session {name} has ended: {_words(outcome.ended)}")
     return end_status(outcome.ended)
+
+
+def afterwards(config: Config, info: SessionInfo, error: HapiError) -> int:
+    """For a session that ended before anybody could attach: print what its terminal showed; its exit status.
+
+    Raises `error` if it has not ended.
+    """
+    now = _again(config, info)
+    if now.phase is not Phase.ENDED:
+        raise error
+    with contextlib.suppress(OSError):
+        text = SessionDirectory(config.paths.session(info.session_id)).scrollback.read_text(errors="replace")
+        output.say("\n".join(map(output.clean, text.splitlines())))
+    ended = Ended(code=now.exit_code, signal=now.exit_signal, reason=now.reason or "")
+    output.note(f"Session {info.session_id[:_SHORT]} has ended: {_words(ended)}")
+    return end_status(ended)
 
 
 def end_status(ended: Ended) -> int:

@@ -78,6 +78,10 @@ def to_json(info: wire.SessionInfo) -> dict[str, Any]:
         "memoryBytes": memory(info),
         "unknownMessages": info.unknown_messages,
         "eventsLost": info.events_lost,
+        "driver": info.driver,
+        "title": info.title,
+        "queued": info.queued,
+        "lastWords": info.last_words,
     }
     if info.phase is Phase.ENDED:
         answer |= {
@@ -91,12 +95,17 @@ def to_json(info: wire.SessionInfo) -> dict[str, Any]:
 
 
 def memory(info: wire.SessionInfo) -> int:
-    """Bytes held by a session's processes: supervisor, agent and everything below them. 0 when they are gone."""
+    """Bytes held by a session's processes. 0 when they are gone."""
+    return sum(map(procs.memory_bytes, processes(info)))
+
+
+def processes(info: wire.SessionInfo) -> set[int]:
+    """The pids of a session: its supervisor's, its agent's, and of everything below them."""
     pids: set[int] = set()
     for process in (info.supervisor, info.agent_process):
         if process is not None and info.phase is not Phase.ENDED and procs.is_alive(process):
             pids |= {process.pid} | {below.pid for below in procs.descendants(process.pid)}
-    return sum(map(procs.memory_bytes, pids))
+    return pids
 
 
 def _sessions(config: Config, *, ended: bool) -> list[wire.SessionInfo]:

@@ -92,7 +92,8 @@ def run(
     context: typer.Context,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not attach; print the session's id.")] = False,  # noqa: FBT002
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to call it in lists; default: the program's name.")
+        str | None,
+        typer.Option("--name", metavar="NAME", help="What to call it in lists; default: the program's name."),
     ] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from hapi import transcript, wire
-from hapi.cli import output
+from hapi.cli import output, terminal_logs
 from hapi.cli.common import Json, examples, load
 from hapi.cli.logs import find_session
 from hapi.cli.sessions import end_words
@@ -36,12 +36,22 @@ def register(app: typer.Typer) -> None:
 def logs(
     target: Annotated[str, typer.Argument(metavar="ID", help="A session id, or a unique prefix of one.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until the session ends.")] = False,  # noqa: FBT002
-    count: Annotated[int | None, typer.Option("-n", metavar="N", min=0, help="Only the last N entries.")] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", metavar="N", min=0, help="Only the last N entries, or lines.")
+    ] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Print what was said in a session, live or ended: messages, answers, tools. With --json one object a line."""
-    directory = find_session(load(), target)
-    if not directory.transcript.exists() and not (follow and is_live(directory)):
+    """Print what was said in a session, live or ended: messages, answers, tools; or the text in its terminal.
+
+    With --json one object a line.
+    """
+    config = load()
+    directory = find_session(config, target)
+    info = _record(directory)
+    if info is not None and info.driver == "pty":
+        terminal_logs.show(config, directory, info, terminal_logs.Wanted(count, follow, as_json))
+        return
+    if not directory.transcript.exists() and not (follow and (info is None or info.phase is not Phase.ENDED)):
         raise HapiError(ErrorCode.NO_LOGS, f"Nothing was said in session {directory.path.name}, or it is too old.")
     show = _copy if as_json else Script().show
     with Tail(directory.transcript, whole=True) as tail:
@@ -51,12 +61,12 @@ def logs(
             follow_until_ended(directory, lambda: show(tail.lines()))
 
 
-def is_live(directory: SessionDirectory) -> bool:
-    """Whether its record says that the session goes on; so does one that cannot be read."""
+def _record(directory: SessionDirectory) -> wire.SessionInfo | None:
+    """The session's record; None for one that cannot be read."""
     try:
-        return directory.read_state().phase is not Phase.ENDED
+        return directory.read_state()
     except HapiError:
-        return True
+        return None
 
 
 def follow_until_ended(directory: SessionDirectory, show: Callable[[], None]) -> None:

@@ -85,7 +85,9 @@ class Detacher:
         return kept + held
 
     def feed(self, data: bytes) -> bytes:
-        """What of `data` (and of what was kept) is for the program; `detached` is true when the key was typed."""
+        """What of `data` (and of what was kept) is for the program; `detached` is true when the key was typed, and nothing goes through after that."""
+        if self.detached:
+            return b""
         if not self._keys or not (self._busy() or b"\x1b[" in data or self._first in data):
             return data
         data, self._held = self._held + data, b""

@@ -56,8 +56,10 @@ class Resize(msgspec.Struct, tag="resize"):
     rows: int
 
 
-class Redraw(msgspec.Struct, tag="redraw"):
-    """Draw the screen again. Answer: Replay."""
+class Redraw(msgspec.Struct, tag="redraw", omit_defaults=True):
+    """Draw the screen again. Answer: Replay. `history`: with what scrolled off it, for whom that is not there yet."""
+
+    history: bool = True
 
 
 class CloseTerminal(msgspec.Struct, tag="close_terminal"):

@@ -7,11 +7,11 @@ import re
 from hapi.terminal.screen_emulator import Emulator
 from hapi.terminal.screen_modes import PASTE, RESTORE
 from hapi.terminal.screen_parser import Parser
-from hapi.terminal.screen_questions import without_questions
+from hapi.terminal.screen_questions import QuestionFilter, without_questions
 from hapi.terminal.screen_replay import replay
 from hapi.terminal.screen_resize import resize
 
-__all__ = ["HISTORY_BYTES", "RESTORE", "Screen", "without_questions"]
+__all__ = ["HISTORY_BYTES", "RESTORE", "QuestionFilter", "Screen", "without_questions"]
 
 HISTORY_BYTES = 256 * 1024
 _SEQUENCES = re.compile(r"\x1b(?:\[[^@-~]*[@-~]|\][^\x1b]*\x1b\\)")
@@ -74,7 +74,7 @@ class Screen:
         """What draws this screen in a terminal of the same size, whatever that shows and in whatever mode it is.
 
         First the lines that scrolled out, into that terminal's own scrollback, if `history`; a line above them tells of
-        `lost` bytes. At the end that terminal is as ours, also in the middle of an escape sequence: the program's next
+        `lost` bytes and of what the history has let go. At the end that terminal is as ours, also in the middle of an escape sequence: the program's next
         byte may follow.
         """
         return replay(self._screen, history=history, lost=lost).encode() + self._parser.unfinished()
@@ -85,7 +85,7 @@ class Screen:
         kept = b"".join(screen.history.lines).decode() if history else ""
         lines = [_SEQUENCES.sub("", kept).replace("\r\n", "\n")]
         for row in range(screen.rows):
-            line = screen.looks.text(screen.grid.cells[row])
+            line = screen.looks.text(screen.grid.cells[row][: screen.grid.reach(row)])
             lines.append(line if screen.grid.wrapped(row) else line.rstrip(" ") + "\n")
         return "".join(lines).rstrip("\n")
 

@@ -19,7 +19,7 @@ CLUSTERS = 0x100000  # cells from here on stand for several code points; real ch
 _MAX_CLUSTERS = 0xFFFF
 _MAX_CLUSTER = 32  # code points; more accents on one letter are dropped
 _CACHED_CELLS = 20_000
-_SWEEP_AT = 4096
+_SWEEP_AT = 1024
 
 
 class Pen(NamedTuple):
@@ -60,10 +60,10 @@ class _Cells(dict[str, str]):
 
 # Scripts and symbols that are one column wide throughout, so that most text needs no look at each character.
 NARROW = (
-    "-~\xa1-\xac\xae-\u02ff\u0370-\u0377\u037a-\u037f\u0384-\u0482\u048a-\u0590"
+    " -~\xa1-\xac\xae-\u02ff\u0370-\u0377\u037a-\u037f\u0384-\u0482\u048a-\u0590"
     "\u2010-\u2027\u2030-\u205e\u20a0-\u20c0\u2100-\u218b\u2190-\u2319\u2500-\u25fc\u2776-\u2794\u2800-\u28ff"
 )
-_all_narrow = re.compile(f"[ {NARROW}]*").fullmatch
+_all_narrow = re.compile(f"[{NARROW}]*").fullmatch
 _cell: Callable[[str], str] = _Cells().__getitem__
 
 

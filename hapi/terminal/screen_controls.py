@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hapi.terminal.screen_cells import DEFAULT_PEN
 from hapi.terminal.screen_emulator import Emulator, Saved
 from hapi.terminal.screen_grid import Grid
-from hapi.terminal.screen_modes import MARGINS, ORIGIN, WRAP
+from hapi.terminal.screen_modes import CURSOR_KEYS, MARGINS, ORIGIN, WRAP
 
 Control = Callable[[Emulator, str], None]
 _MAX_NUMBER = 65_535
@@ -115,7 +115,7 @@ def _private(*, on: bool) -> Control:
                 screen.modes.columns = on
                 screen.left, screen.right = 0, screen.cols
             else:
-                screen.modes.private(mode, on)
+                screen.modes.private(mode, on=on)
 
     return control
 
@@ -139,7 +139,7 @@ def _clear_tabs(screen: Emulator, parameters: str) -> None:
 
 
 def _tabs(screen: Emulator) -> frozenset[int]:
-    return frozenset(range(0, screen.cols, 8)) if screen.tabs is None else screen.tabs
+    return frozenset(range(8, screen.cols, 8)) if screen.tabs is None else screen.tabs
 
 
 def set_tab(screen: Emulator) -> None:
@@ -150,7 +150,7 @@ def set_tab(screen: Emulator) -> None:
 def _soft_reset(screen: Emulator, _: str) -> None:
     modes = screen.modes
     modes.wrap, modes.origin, modes.insert, modes.keypad, modes.cursor = True, False, False, False, True
-    modes.switches[1] = False
+    modes.private(CURSOR_KEYS, on=False)
     screen.top, screen.bottom, screen.left, screen.right = 0, screen.rows, 0, screen.cols
     screen.saved = None
     screen.charsets, screen.shift = ["B", "B", "B", "B"], 0
@@ -175,7 +175,7 @@ def _modifiers(screen: Emulator, parameters: str) -> None:
 
 
 def _shape(screen: Emulator, parameters: str) -> None:
-    screen.modes.shape = str(first(parameters))
+    screen.modes.shape = str(first(parameters) or "")
 
 
 def _keyboard(screen: Emulator, parameters: str) -> None:

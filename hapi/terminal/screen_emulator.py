@@ -16,9 +16,9 @@ from hapi.terminal.screen_grid import Grid, History
 from hapi.terminal.screen_modes import Modes
 from hapi.terminal.screen_sgr import styled
 
-LINES = re.compile(f"(?:[\t {NARROW}]*\r\n)+")
+LINES = re.compile(f"(?:[\t{NARROW}]*\r\n)+")
 _GRAPHICS = str.maketrans("`abcdefghijklmnopqrstuvwxyz{|}~_", "◆▒␉␌␍␊°±␤␋┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£· ")
-_CACHED_STYLES = 4096
+_CACHED_STYLES = 1024
 _TAB = 8
 _END = "\r\n"
 
@@ -283,7 +283,7 @@ class Emulator:
         """HT and CHT, or CBT if negative."""
         if self.x >= self.cols:
             return
-        stops = range(0, self.cols, _TAB) if self.tabs is None else sorted(self.tabs)
+        stops = range(_TAB, self.cols, _TAB) if self.tabs is None else sorted(self.tabs)
         ahead = [stop for stop in stops if stop > self.x] if count > 0 else [s for s in stops if s < self.x][::-1]
         last = self.cols - 1 if count > 0 else 0
         self.x = ahead[abs(count) - 1] if len(ahead) >= abs(count) else last
@@ -324,7 +324,11 @@ class Emulator:
 
     def _scroll_out(self, count: int) -> None:
         if self.grid is self.main:
-            self.history.add([self._kept(row) for row in range(count)])
+            self.keep(count)
+
+    def keep(self, count: int) -> None:
+        """So many rows at the top of the main screen are history now."""
+        self.history.add([self._kept(row) for row in range(count)])
 
     def _kept(self, row: int) -> bytes:
         """A row of the main screen as history keeps it."""

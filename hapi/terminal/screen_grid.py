@@ -19,7 +19,7 @@ def cut(cells: str, at: int) -> str:
 
 
 class Grid:
-    """Rows × columns of cells. All positions count from 0, ends are exclusive, and are the caller's to keep in bounds."""
+    """Rows and columns of cells. All positions count from 0, ends are exclusive, and are the caller's to keep in bounds."""
 
     __slots__ = ("blank", "cells", "cols", "inks", "rows", "wraps")
 
@@ -106,9 +106,17 @@ class Grid:
         """Whether the row is full and goes on in the next: the last column may be empty, before a wide character."""
         return self.wraps[row] and self.length(row) >= self.cols - 1
 
+    def reach(self, row: int) -> int:
+        """How many cells of the row are part of its line: all, if it wraps, but for one too small for a wide character."""
+        length = self.length(row)
+        if not self.wraps[row] or length < self.cols - 1:
+            return length
+        gap = length < self.cols and row + 1 < self.rows and self.cells[row + 1][1:2] == TAIL
+        return length if gap else self.cols
+
     def drawn(self, row: int, inks: Inks) -> str:
         """The row as what draws it into an empty one, beginning and ending with the default pen."""
-        end = self.cols if self.wrapped(row) else self.length(row)
+        end = self.reach(row)
         cells = self.cells[row][:end]
         looks = self.inks[row][:end]
         if looks == PLAIN * end:
@@ -133,7 +141,7 @@ class History:
 
     def __init__(self, limit: int) -> None:
         self.lines: deque[bytes] = deque()
-        self.dropped = 0  # bytes
+        self.dropped = 0  # bytes of lines that went
         self._limit = limit
         self._size = 0
 
@@ -150,4 +158,4 @@ class History:
     def clear(self) -> None:
         """As if nothing had ever scrolled out."""
         self.lines.clear()
-        self._size = 0
+        self._size = self.dropped = 0

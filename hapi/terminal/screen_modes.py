@@ -11,7 +11,19 @@ from dataclasses import dataclass, field
 MOUSE = (9, 1000, 1001, 1002, 1003)  # one at a time
 MOUSE_ENCODINGS = (1005, 1006, 1015, 1016)  # one at a time
 CURSOR_KEYS, REVERSE_SCREEN, ORIGIN, WRAP, BLINK, CURSOR, MARGINS, FOCUS, PASTE = 1, 5, 6, 7, 12, 25, 69, 1004, 2004
-_SWITCHES = (CURSOR_KEYS, REVERSE_SCREEN, BLINK, 45, 66, FOCUS, 1007, PASTE, 2031, 2048)  # ours only to remember
+ALTERNATE_SCROLL = 1007
+_SWITCHES = (
+    CURSOR_KEYS,
+    REVERSE_SCREEN,
+    BLINK,
+    45,
+    66,
+    FOCUS,
+    ALTERNATE_SCROLL,
+    PASTE,
+    2031,
+    2048,
+)  # ours only to remember
 _KEYBOARDS = 16  # pushed flags, per screen
 _POP_ALL = "\x1b[<99u"
 
@@ -53,7 +65,7 @@ class Modes:
     other_keyboards: list[int] = field(default_factory=list)  # on the screen not shown
     modifiers: dict[str, str] = field(default_factory=dict)  # xterm's modifyOtherKeys and its like
 
-    def private(self, mode: int, on: bool) -> None:  # noqa: FBT001
+    def private(self, mode: int, *, on: bool) -> None:
         """DECSET and DECRST, for the modes that only are remembered."""
         if mode in MOUSE:
             self.mouse = mode if on else 0
@@ -61,8 +73,11 @@ class Modes:
             self.mouse_encoding = mode if on else 0 if self.mouse_encoding == mode else self.mouse_encoding
         elif mode == CURSOR:
             self.cursor = on
-        elif mode in _SWITCHES:
-            self.switches[mode] = on
+        elif on or mode == ALTERNATE_SCROLL:  # which is on at first in many terminals
+            if mode in _SWITCHES:
+                self.switches[mode] = on
+        else:
+            self.switches.pop(mode, None)
 
     def state(self, mode: int) -> bool | None:
         """Whether a private mode is on; None for those that we do not know."""
@@ -104,7 +119,7 @@ class Modes:
         """What sets all that only is remembered, in a neutral terminal."""
         numbers = [number for number in (self.mouse, self.mouse_encoding) if number]
         out = [f"\x1b[?{number}h" for number in numbers]
-        out += [f"\x1b[?{number}{'h' if on else 'l'}" for number, on in self.switches.items() if on or number == 1007]
+        out += [f"\x1b[?{number}{'h' if on else 'l'}" for number, on in self.switches.items()]
         out += [f"\x1b[>{resource};{value}m" for resource, value in self.modifiers.items()]
         out += ["\x1b[4h"] * self.insert + ["\x1b[20h"] * self.newline + ["\x1b="] * self.keypad
         out += [f"\x1b[{self.shape} q"] * bool(self.shape) + ["\x1b[?25l"] * (not self.cursor)

@@ -13,7 +13,7 @@ from hapi.terminal.screen_sgr import lasting
 ESC = "\x1b"
 _CSI = re.compile(r"\[([<=>?]?)([\d;:]*)([ -/]*)([@-~])").match
 _CSI_BEGUN = re.compile(r"\[[0-?]*[ -/]*$").match
-_CSI_WITH_CONTROLS = re.compile(r"\[[\x00-\x17\x19\x1c-?]*([@-~]|$)").match
+_csi_with_controls = re.compile(r"\[[\x00-\x17\x19\x1c-?]*[@-~]?").match
 _STRING = re.compile(r"[]PX^_][^\x18\x1a\x07]*").match
 _BELL_ENDS = "]"
 _INTERMEDIATE = re.compile(r"([ -/]*)([0-~])").match
@@ -89,11 +89,13 @@ class Parser:
         return rest.encode() + self._decoder.getstate()[0]
 
     def _close_gap(self) -> None:
-        """Text is missing here: what comes goes on in a new line."""
+        """Text is missing here: what comes goes on below what there is. Full-screen programs say where."""
         self._gap = False
-        if self.screen.x and not self.screen.alternate_mode:
-            self.screen.carriage_return()
-            self.screen.index()
+        screen = self.screen
+        used = [row for row in range(screen.rows) if screen.grid.length(row)]
+        if used and not screen.alternate_mode:
+            screen.move(0, used[-1])
+            screen.index()
 
     def _skipped(self, text: str, found: re.Match[str]) -> None:
         sequence = _CSI(text, found.start() + 1)
@@ -118,8 +120,8 @@ class Parser:
             self._keep(segment)
             return
         if string is None and _CSI(segment) is None:
-            begun = _CSI_WITH_CONTROLS(segment)
-            if begun is not None and not begun[1]:
+            begun = _csi_with_controls(segment)
+            if begun is not None and begun.end() == len(segment) and segment[-1] < "@":
                 self._keep(segment)
                 return
         self._segment(segment, skipping=skipping)
@@ -175,14 +177,14 @@ class Parser:
 
     def _csi_with_controls(self, segment: str) -> int:
         """Control characters in a sequence are done before it; CAN and SUB end it, other rubbish does too."""
-        found = _CSI_WITH_CONTROLS(segment)
-        if found is None:
-            return 2 if segment[1:2] in {"\x18", "\x1a"} else 1
-        clean = "".join(character for character in found[0] if character >= " ")
+        found = _csi_with_controls(segment)
+        assert found is not None  # it begins with a bracket
         self._text("".join(character for character in found[0] if character < " "))
+        clean = "".join(character for character in found[0] if character >= " ")
         if _CSI(clean):
             self._segment(clean, skipping=False)
-        return found.end()
+        end = found.end()
+        return end + 1 if segment[end : end + 1] in {"\x18", "\x1a"} else end
 
     def _short(self, segment: str) -> int:
         found = _INTERMEDIATE(segment)

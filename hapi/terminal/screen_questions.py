@@ -11,6 +11,8 @@ import re
 from hapi.terminal.screen_emulator import Emulator
 
 _MAX_REPLIES = 4096
+_LONGEST = 400  # bytes of an unfinished question; longer ones are let through
+_BEGUN = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|[]P_][^\x07\x18\x1a\x1b]*\x1b?)?\Z")
 
 _QUESTIONS = re.compile(
     rb"""\x05
@@ -36,6 +38,23 @@ _QUESTIONS = re.compile(
 def without_questions(data: bytes) -> bytes:
     """The same output, for a viewer that is not to answer: the questions taken out."""
     return _QUESTIONS.sub(b"", data) if b"\x1b" in data or b"\x05" in data else data
+
+
+class QuestionFilter:
+    """`without_questions` for a stream cut anywhere: what may begin a question waits for its rest.
+
+    A terminal shows nothing of an unfinished sequence, so none is the later for it.
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The output so far without its questions, but for what is held back: less than 400 bytes."""
+        data = self._held + data
+        begun = _BEGUN.search(data, max(0, len(data) - _LONGEST))
+        self._held = data[begun.start() :] if begun else b""
+        return without_questions(data[: len(data) - len(self._held)])
 
 
 def answer(screen: Emulator, kind: str, parameters: str) -> None:

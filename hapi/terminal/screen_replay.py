@@ -16,12 +16,13 @@ def replay(screen: Emulator, *, history: bool, lost: int) -> str:
     out.append(_rows(screen, screen.main))
     modes = screen.modes
     if screen.alternate_mode:
-        saved = screen.main_saved or Saved()
-        out += [_save(screen, saved), _cursor(screen, screen.main, saved), modes.drawn_keyboards(modes.other_keyboards)]
-        out += [f"\x1b[?{screen.alternate_mode}h\x1b[m\x1b[H\x1b[2J", _rows(screen, screen.grid)]
+        if screen.main_saved is not None:
+            out += [_margins(screen), _cursor(screen, screen.main, screen.main_saved), "\x1b7\x1b[?6l\x1b[?69l\x1b[r"]
+        out += [modes.drawn_keyboards(modes.other_keyboards), f"\x1b[?{screen.alternate_mode}h"]
+        out += [f"\x1b[?6l\x1b(B\x0f\x1b[m{DEFAULT_PEN.hyperlink()}\x1b[H\x1b[2J", _rows(screen, screen.grid)]
     out += [modes.drawn_keyboards(modes.keyboards), _tabs(screen), _margins(screen)]
     if screen.saved is not None:
-        out.append(_save(screen, screen.saved))
+        out += [_cursor(screen, screen.grid, screen.saved), "\x1b7"]
     now = Saved(screen.x, screen.y, screen.pen, modes.origin, tuple(screen.charsets), screen.shift)
     out += [_cursor(screen, screen.grid, now), "" if modes.wrap else "\x1b[?7l", modes.drawn()]
     if screen.title is not None:
@@ -32,8 +33,9 @@ def replay(screen: Emulator, *, history: bool, lost: int) -> str:
 
 def _history(screen: Emulator, lost: int) -> str:
     lines = [line.decode() for line in screen.history.lines]
+    lost += screen.history.dropped
     if lost:
-        lines.insert(0, f"\x1b[7m {_amount(lost)} of earlier output were not kept \x1b[m\r\n")
+        lines.insert(0, f"\x1b[7m {_amount(lost)} of earlier output are not kept \x1b[m\r\n")
     if not lines:
         return ""
     end = "" if lines[-1].endswith("\n") else "\r\n"
@@ -71,23 +73,17 @@ def _margins(screen: Emulator) -> str:
     return out
 
 
-def _save(screen: Emulator, saved: Saved) -> str:
-    return _cursor(screen, screen.grid, saved) + "\x1b7" + ("\x1b[?6l" if saved.origin else "")
-
-
 def _cursor(screen: Emulator, grid: Grid, at: Saved) -> str:
     """Position, pen and character sets; on a full row waiting to wrap, by writing its last character again."""
     top, left = (screen.top, screen.left) if at.origin else (0, 0)
     y = at.y - top + 1
-    origin = "\x1b[?6h" if at.origin else ""
-    pen = at.pen.sgr() + at.pen.hyperlink() * bool(at.pen.link)
-    sets = "".join(f"\x1b{g}{name}" for g, name in zip("()*+", at.charsets, strict=True) if name != "B")
-    sets += "\x0e" if at.shift else ""
-    if at.x < grid.cols:
-        return f"{origin}\x1b[{y};{at.x - left + 1}H{pen}{sets}"
+    origin = "\x1b[?6h" if at.origin else "\x1b[?6l"
+    pen = at.pen.sgr() + at.pen.hyperlink()
+    sets = "".join(f"\x1b{which}{name}" for which, name in zip("()*+", at.charsets, strict=True))
+    sets += "\x0e" if at.shift else "\x0f"
+    if at.x < grid.cols or (at.origin and not screen.top <= at.y < screen.bottom):
+        return f"{origin}\x1b[{y};{min(at.x, grid.cols - 1) - left + 1}H{pen}{sets}"
     last = grid.cols - (2 if grid.cells[at.y][-1] == TAIL else 1)
     cell = screen.looks.text(grid.cells[at.y][last:])
     look = screen.looks.pen(grid.inks[at.y][last])
-    link = look.hyperlink() if look.link else ""
-    end = DEFAULT_PEN.hyperlink() if look.link else ""
-    return f"{origin}\x1b[{y};{last - left + 1}H{look.sgr()}{link}{cell}{end}{pen}{sets}"
+    return f"{origin}\x1b(B\x0f\x1b[{y};{last - left + 1}H{look.sgr()}{look.hyperlink()}{cell}{pen}{sets}"

@@ -2,33 +2,90 @@
 
 from __future__ import annotations
 
-from hapi.terminal.screen_cells import PLAIN
+from typing import NamedTuple
+
+from hapi.terminal.screen_cells import PLAIN, TAIL
 from hapi.terminal.screen_emulator import Emulator
 from hapi.terminal.screen_grid import Grid, cut
 
 
+class _Row(NamedTuple):
+    cells: str
+    inks: str
+    wraps: bool = False
+
+
 def resize(screen: Emulator, cols: int, rows: int) -> None:
-    """Give both screens this size; margins are reset, the cursor stays on its text."""
-    if screen.y >= rows:
-        gone = screen.y - rows + 1
-        if screen.grid is screen.main:
-            screen.history.add([screen._kept(row) for row in range(gone)])
-        for grid in {id(g): g for g in (screen.grid,)}.values():
-            grid.scroll(0, grid.rows, gone, PLAIN)
-        screen.y -= gone
-    for grid in {id(grid): grid for grid in (screen.main, screen.grid)}.values():
-        _crop(grid, cols, rows)
+    """Give both screens this size; margins are reset, each cursor stays on its text.
+
+    Lines of the main screen that were wrapped are wrapped anew; rows that have no place leave at the top, into history.
+    The alternate screen is cropped: its program draws it again.
+    """
+    shown = screen.grid
+    cursor = screen.main_saved if screen.alternate_mode else screen
+    x, y = (cursor.x, cursor.y) if cursor is not None else (0, 0)
+    folded, x, y = _folded(screen.main, x, min(y, screen.rows - 1), cols)
+    used = max((at + 1 for at, row in enumerate(folded) if row.cells.strip(" ") or row.inks.strip(PLAIN)), default=0)
+    gone = min(max(max(used, y + 1) - rows, 0), y)
+    screen.main = _grid(folded, cols, len(folded))
+    screen.keep(gone)
+    screen.main = _grid(folded[gone:], cols, rows)
+    if cursor is not None:
+        cursor.x, cursor.y = x, y - gone
+    if screen.alternate_mode:
+        gone = max(screen.y - rows + 1, 0)
+        screen.grid = _grid(_rows(shown)[gone:], cols, rows)
+        screen.x, screen.y = min(screen.x, cols - 1), screen.y - gone
+    else:
+        screen.grid = screen.main
     screen.cols, screen.rows = cols, rows
-    screen.x = min(screen.x, cols - 1)
     screen.top, screen.bottom, screen.left, screen.right = 0, rows, 0, cols
 
 
-def _crop(grid: Grid, cols: int, rows: int) -> None:
-    grid.cells = [cut(row, cols)[:cols].ljust(cols) for row in grid.cells[:rows]]
-    grid.inks = [row[:cols].ljust(cols, PLAIN) for row in grid.inks[:rows]]
-    grid.wraps = grid.wraps[:rows]
-    missing = rows - len(grid.cells)
-    grid.cells += [" " * cols] * missing
-    grid.inks += [PLAIN * cols] * missing
-    grid.wraps += [False] * missing
-    grid.cols, grid.rows, grid.blank = cols, rows, " " * cols
+def _rows(grid: Grid) -> list[_Row]:
+    return [_Row(*row) for row in zip(grid.cells, grid.inks, grid.wraps, strict=True)]
+
+
+def _grid(rows: list[_Row], cols: int, count: int) -> Grid:
+    """A grid of these rows, cropped or filled up to its size."""
+    grid = Grid(cols, count)
+    for at, row in enumerate(rows[:count]):
+        grid.cells[at] = cut(row.cells, cols)[:cols].ljust(cols)
+        grid.inks[at] = row.inks[:cols].ljust(cols, PLAIN)
+        grid.wraps[at] = row.wraps
+    return grid
+
+
+def _folded(grid: Grid, x: int, y: int, cols: int) -> tuple[list[_Row], int, int]:
+    """All lines of the grid at another width, and where position x, y of it is then."""
+    folded: list[_Row] = []
+    line, offset = _Row("", ""), None
+    new_x, new_y = 0, 0
+    for at, row in enumerate(_rows(grid)):
+        if at == y:
+            offset = len(line.cells) + x
+        wraps, length = grid.wrapped(at), grid.reach(at)
+        line = _Row(line.cells + row.cells[:length], line.inks + row.inks[:length])
+        if wraps and at + 1 < grid.rows:
+            continue
+        pieces = _pieces(line, max(offset or 0, 1), cols)
+        if offset is not None:
+            found = max(number for number, (start, _) in enumerate(pieces) if start <= offset)
+            new_x, new_y = min(offset - pieces[found][0], cols), len(folded) + found
+        folded += [piece for _, piece in pieces]
+        line, offset = _Row("", ""), None
+    return folded, new_x, new_y
+
+
+def _pieces(line: _Row, size: int, cols: int) -> list[tuple[int, _Row]]:
+    """The line cut into rows, each with where it begins; as many as it takes for `size` cells at least."""
+    cells, inks = line.cells.ljust(size), line.inks.ljust(size, PLAIN)
+    pieces = []
+    start = 0
+    while start < len(cells):
+        end = start + cols
+        if cells[end : end + 1] == TAIL and cols > 1:
+            end -= 1
+        pieces.append((start, _Row(cells[start:end], inks[start:end], end < len(cells))))
+        start = end
+    return pieces

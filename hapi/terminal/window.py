@@ -24,6 +24,7 @@ NOTICE_S = 2.5
 _TYPED_BYTES = 64 * 1024  # what is read of the keyboard at once
 _UNSENT_BYTES = 1024 * 1024  # above that, the keyboard is not read
 _UNSHOWN_BYTES = 256 * 1024  # above that, the session is not read
+_WHOLE_BYTES = 512 * 1024  # the rest of a larger Replay comes as Output, and we do not write in between
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _CAUGHT = (*_ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 _INTERRUPT = b"\x03"
@@ -61,7 +62,7 @@ class Window:
         self._outcome: Outcome | None = None
         self._words = "" if look.quiet else look.greeting
         self._notice_until = 0.0
-        self._lost: int | None = None
+        self._expected = True
 
     def run(self) -> Outcome:
         """Until the person detaches, the program ends, or either connection breaks. The terminal is put back then."""
@@ -71,6 +72,7 @@ class Window:
                 self._terminal.enter()
                 _, rows = self._terminal.size()
                 self._terminal.write(b"\r\n" * rows)  # what stands there scrolls away, and is not overwritten
+                self._hear()  # what came with the answer to our Attach
                 while self._outcome is None:
                     self._turn(wakeup)
             except ConnectionLost as error:
@@ -134,8 +136,7 @@ class Window:
         if events & select.POLLOUT:
             self._connection.flush()
         if events & ~select.POLLOUT:
-            for message in self._connection.take():
-                self._say(message)
+            self._hear()
 
     # ------------------------------------------------------------------------------------------------- to the program
 
@@ -153,6 +154,10 @@ class Window:
 
     # ------------------------------------------------------------------------------------------------- to the person
 
+    def _hear(self) -> None:
+        for message in self._connection.take():
+            self._say(message)
+
     def _say(self, message: ToViewer) -> None:
         match message:
             case Output():
@@ -160,27 +165,31 @@ class Window:
             case Replay():
                 self._replay(message)
             case Resized():
-                self._connection.send(Redraw())
+                self._redraw()
             case Ended():
                 self._outcome = Outcome(kind="ended", ended=message)
             case Failure():
                 self._outcome = Outcome(kind="lost", error=message.error())
 
     def _replay(self, replay: Replay) -> None:
+        """The whole screen: the first one, one that we asked for, or the one after we were too slow."""
         self._terminal.write(replay.data)
-        if self._lost is not None and replay.lost > self._lost and not self._look.quiet:
-            missing = (replay.lost - self._lost) / 1e6
-            self._words = f"{missing:.1f} MB of output were skipped: this terminal takes it too slowly"
-        self._lost = replay.lost
+        if replay.lost and not self._expected and not self._look.quiet:
+            self._words = f"{replay.lost / 1e6:.1f} MB of output were skipped: this terminal takes it too slowly"
+        self._expected = False
         self._notice_until = 0.0
-        if self._words:
+        if self._words and len(replay.data) < _WHOLE_BYTES:
             self._terminal.write(notice(self._words, *self._terminal.size()))
             self._words, self._notice_until = "", monotonic() + NOTICE_S
 
     def _unnotice(self) -> None:
         """Have the screen drawn again as it is without our line."""
         self._notice_until = 0.0
-        self._connection.send(Redraw())
+        self._redraw()
+
+    def _redraw(self) -> None:
+        self._expected = True
+        self._connection.send(Redraw(history=False))
 
     # ------------------------------------------------------------------------------------------------- signals
 
@@ -203,7 +212,7 @@ class Window:
     def _come_back(self) -> None:
         self._terminal.enter()
         self._connection.send(Resize(*self._terminal.size()))
-        self._connection.send(Redraw())
+        self._redraw()
 
 
 def notice(words: str, cols: int, rows: int) -> bytes:

@@ -235,3 +235,45 @@ def test_logs_need_no_runner(desk: Runner, session: str) -> None:
     assert desk.hapi("logs", "ffff0000", "--json", check=1).json["error"]["code"] == "unknown_session"
     (desk.root / "sessions" / session / "transcript").unlink()
     assert desk.hapi("logs", session, "--json", check=1).json["error"]["code"] == "no_logs"
+
+
+# --------------------------------------------------------------------------------------------------- terminals
+
+
+def in_terminal(desk: Runner, script: str) -> str:
+    """A session that runs a shell script in a terminal, with nobody attached."""
+    desk.ensure()
+    return desk.hapi("run", "--detach", "--", "sh", "-c", script, check=0).out.strip()
+
+
+def test_the_text_of_a_terminal(desk: Runner) -> None:
+    key = in_terminal(desk, "seq 1 100; printf '\\033[31mred\\033[0m'; exec cat")
+    until(lambda: desk.hapi("logs", key, "-n", "1", check=0).out == "red\n", 15, "it has written all")
+    whole = desk.hapi("logs", key, check=0).out
+    assert whole == "".join(f"{number}\n" for number in range(1, 101)) + "red\n"
+    following = waits(desk, "logs", key, "-f", "-n", "2", "--json")
+    assert following.stdout is not None
+    assert [json.loads(following.stdout.readline())["text"] for _ in range(2)] == ["100", "red"]
+    desk.hapi("send", key, "to be read", check=0)
+    shown = [json.loads(following.stdout.readline())["text"] for _ in range(2)]
+    assert shown == ["to be read", "to be read"]  # its echo, and what cat makes of it
+    assert desk.hapi("wait", key, "--json", check=0).json["lastWords"] == "to be read"
+    assert desk.hapi("send", key, "an answer?", "--wait", "--json", check=1).json["error"]["code"] == "bad_request"
+    desk.hapi("runner", "stop-session", key, check=0)
+    code, _, err = result(following)
+    assert (code, err) == (0, "The session has ended: stopped by user.\n")
+    assert desk.hapi("logs", key, "-n", "3", check=0).out.splitlines()[-1] == "to be read"
+
+
+def test_a_terminal_that_has_ended(desk: Runner) -> None:
+    key = in_terminal(desk, "sleep 0.5; echo the end; exit 3")
+    found = desk.hapi("wait", key, "--for", "ended", "--json", check=0).json
+    assert (found["reason"], found["exitCode"], found["lastWords"], found["driver"]) == (
+        "agent exited",
+        3,
+        "the end",
+        "pty",
+    )
+    assert desk.hapi("logs", key, check=0).out == "the end\n"
+    done = desk.hapi("send", key, "hello", "--wait", "--json", check=1)
+    assert done.json["error"]["code"] == "session_ended"

@@ -22,6 +22,7 @@ from hapi.terminal.protocol import (
     Resize,
     Resized,
 )
+from hapi.terminal.recorder import Recorder
 from hapi.terminal.screen import Screen
 from hapi.workers.supervisor import terminal as terminal_module
 from hapi.workers.supervisor import viewing
@@ -205,6 +206,36 @@ async def test_who_lagged_and_reads_again_gets_size_screen_and_what_comes_then(t
         lagging.output = b""
         other.type(b"live\r")
         assert b"sized" not in await lagging.until(b"live\r\nlive")
+
+
+async def test_who_reads_slowly_does_not_make_the_screen_be_drawn_at_a_stroke_again_and_again(tmp_path, monkeypatch):
+    """It waits until the screen is drawn anyway, in slices. Seen to fail: without the `rest` in `wait_for_screen`."""
+    strokes = []
+
+    def settle(recorder):
+        strokes.append(recorder.pending)
+        real(recorder)
+
+    real = Recorder.settle
+    monkeypatch.setattr(Recorder, "settle", settle)
+    monkeypatch.setattr(terminal_module, "REST", 1e9)
+    monkeypatch.setattr(terminal_module, "DRAW_DELAY_S", 1.0)
+    async with stage(tmp_path) as scene:
+        scene.run("sh", "-c", f"read x; head -c 5000000 /dev/zero | tr '\\0' 'z'; exec cat")
+        slow, _ = await scene.attach(read_only=True)
+        await slow.next(Replay)
+        other, _ = await scene.attach()
+        other.type(b"\r")
+        await _read_all(other, 5_000_000)
+        other.send(Redraw())
+        await other.next(Replay)
+        other.type(b"drawn\r")
+        await other.until(b"drawn\r\ndrawn")
+        strokes.clear()
+        replay = await slow.next(Replay)
+        assert replay.lost > 1_000_000
+        assert b"drawn" in replay.data
+        assert True not in strokes
 
 
 async def test_a_long_replay_comes_in_pieces(tmp_path, monkeypatch):

@@ -18,6 +18,12 @@ _FLAGS = (
 # The bytes, then a question: when its answer is there, tmux has done all of them.
 _PROGRAM = r"stty raw -echo; cat {path}; printf '\033[5n'; dd bs=1 count=4 of=/dev/null 2>/dev/null; {tmux} wait-for -S {name}; read -r end"
 
+_VT100 = str.maketrans(
+    {"`": "◆", "a": "▒", "b": "␉", "c": "␌", "d": "␍", "e": "␊", "f": "°", "g": "±", "h": "␤", "i": "␋", "j": "┘"}
+    | {"k": "┐", "l": "┌", "m": "└", "n": "┼", "o": "⎺", "p": "⎻", "q": "─", "r": "⎼", "s": "⎽", "t": "├", "u": "┤"}
+    | {"v": "┴", "w": "┬", "x": "│", "y": "≤", "z": "≥", "{": "π", "|": "≠", "}": "£", "~": "·"}
+)
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -35,7 +41,23 @@ class Tmux:
         self._directory = directory
         self._socket = directory / "tmux"
         self._count = 0
-        self._run("new-session", "-d", "-s", "base", "sleep 1000", ";", "set", "-g", "status", "off", ";", "set", "-g", "history-limit", "5000")
+        self._run(
+            "new-session",
+            "-d",
+            "-s",
+            "base",
+            "sleep 1000",
+            ";",
+            "set",
+            "-g",
+            "status",
+            "off",
+            ";",
+            "set",
+            "-g",
+            "history-limit",
+            "5000",
+        )
 
     def show(self, data: bytes, cols: int = 80, rows: int = 24, *, history: bool = True) -> Shown:
         """A new terminal of this size after these bytes."""
@@ -43,15 +65,36 @@ class Tmux:
         name = f"t{self._count}"
         path = self._directory / name
         path.write_bytes(data)
-        program = _PROGRAM.format(path=shlex.quote(str(path)), tmux=f"tmux -S {shlex.quote(str(self._socket))}", name=name)
+        program = _PROGRAM.format(
+            path=shlex.quote(str(path)), tmux=f"tmux -S {shlex.quote(str(self._socket))}", name=name
+        )
         start = ["-S", "-"] if history else []
         flags = " ".join(f"#{{{flag}}}" for flag in _FLAGS) + " #{pane_title}"
         out = self._run(
             *("new-session", "-d", "-s", name, "-x", str(cols), "-y", str(rows), program, ";", "wait-for", name, ";"),
-            *("capture-pane", "-p", "-e", "-N", *start, "-t", name, ";", "display-message", "-p", "-t", name, flags, ";", "kill-session", "-t", name),
+            *(
+                "capture-pane",
+                "-p",
+                "-e",
+                "-N",
+                *start,
+                "-t",
+                name,
+                ";",
+                "display-message",
+                "-p",
+                "-t",
+                name,
+                flags,
+                ";",
+                "kill-session",
+                "-t",
+                name,
+            ),
         )
         path.unlink()
-        *lines, state = out.removesuffix("\n").split("\n")
+        screen, _, state = out.removesuffix("\n").rpartition("\n")
+        lines = _unletter(screen).split("\n")
         values = state.split(" ", len(_FLAGS))
         cells = []
         look: dict[str, str] = {}
@@ -70,7 +113,9 @@ class Tmux:
         command = ["tmux", "-S", str(self._socket), "-f", "/dev/null", *arguments]
         environment = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
         environment.pop("TMUX", None)
-        return subprocess.run(command, env=environment, check=True, capture_output=True, timeout=_DEADLINE_S).stdout.decode()
+        return subprocess.run(
+            command, env=environment, check=True, capture_output=True, timeout=_DEADLINE_S
+        ).stdout.decode()
 
 
 def _runs(line: str, look: dict[str, str]) -> tuple[tuple[tuple[str, str], ...], dict[str, str]]:
@@ -111,3 +156,16 @@ def _look(look: dict[str, str], parameters: str) -> dict[str, str]:
         else:
             look["a" + code] = code
     return look
+
+
+def _unletter(text: str) -> str:
+    """tmux tells line drawing as a VT100 would be sent it: letters between SO and SI."""
+    parts = re.split(r"(\x1b\[[\d;:]*m|[\x0e\x0f])", text)
+    drawing = False
+    out = []
+    for part in parts:
+        if part in {"\x0e", "\x0f"}:
+            drawing = part == "\x0e"
+        else:
+            out.append(part.translate(_VT100) if drawing and not part.startswith("\x1b") else part)
+    return "".join(out)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hapi import __version__, config, control, files, launch, procs
+from hapi import __version__, config, control, detached, files, launch, procs
 from hapi.cli import app
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import FileLock
@@ -259,6 +259,6 @@ def test_start_sync_becomes_the_runner(hapi, monkeypatch):
 def test_a_checkout_finds_its_way_back(monkeypatch):
     monkeypatch.setattr(sys, "path", [str(ROOT), "/usr/lib/python3"])
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    assert launch.environment()["PYTHONPATH"] == f"{ROOT}:/elsewhere"
+    assert detached.environment()["PYTHONPATH"] == f"{ROOT}:/elsewhere"
     monkeypatch.setattr(sys, "path", ["/venv/bin", str(ROOT)])
-    assert launch.environment()["PYTHONPATH"] == "/elsewhere"
+    assert detached.environment()["PYTHONPATH"] == "/elsewhere"

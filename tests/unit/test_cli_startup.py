@@ -1,4 +1,4 @@
-"""What a fresh interpreter loads, and completion: real processes, because only they show it."""
+"""What a fresh interpreter loads: real processes, because only they show it."""
 
 import os
 import subprocess
@@ -46,6 +46,7 @@ def test_a_quick_command_loads_nothing_heavy(tmp_path, words, code):
     assert status == code
     assert "hapi.cli.app" in modules
     assert not HEAVY & modules
+    assert not {name for name in modules if name.startswith(("hapi.terminal.", "hapi.agents."))}
     assert "zmq" not in modules  # nobody holds the lock: there is nobody to talk to
 
 
@@ -68,20 +69,10 @@ def test_not_running_leaves_no_trace(tmp_path):
     assert not home.exists()
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(tmp_path, shell):
-    script = python("-m", "hapi", home=tmp_path, _HAPI_COMPLETE=f"source_{shell}")
-    assert script.returncode == 0
-    assert "_HAPI_COMPLETE" in script.stdout
-    words = {
-        "bash": {"COMP_WORDS": "hapi runner st", "COMP_CWORD": "2"},
-        "zsh": {"_TYPER_COMPLETE_ARGS": "hapi runner st"},
-        "fish": {"_TYPER_COMPLETE_ARGS": "hapi runner st", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
-    }[shell]
-    done = python("-m", "hapi", home=tmp_path, _HAPI_COMPLETE=f"complete_{shell}", **words)
-    for name in ("start", "stop", "status", "stop-session", "start-sync"):
-        assert name in done.stdout
-    assert "spawn" not in done.stdout
+def test_completion_loads_no_parser(tmp_path):
+    status, modules = loaded_by("__complete", "2", "hapi", "send", "", home=tmp_path)
+    assert status == 0
+    assert not (HEAVY | {"typer", "click", "subprocess"}) & modules
 
 
 def test_a_closed_pipe_is_no_traceback(tmp_path):

@@ -21,6 +21,7 @@ SETTINGS = [
     ("handoff_disabled", "HAPI_DISABLE_VERSION_HANDOFF", "true", True, None, None, None, False),
     ("handoff_window_ms", "HAPI_HANDOFF_WINDOW_MS", "1000", 1000, None, None, None, 300_000),
     ("create_directories", None, None, None, "createDirectories", False, False, True),
+    ("detach_key", "HAPI_DETACH_KEY", "C-a d", "C-a d", "detachKey", "none", "none", "Ctrl-\\ d"),
     ("agents", None, None, None, "agents", {"x": {"command": "y"}}, {"x": {"command": "y"}}, {}),
 ]  # fmt: skip
 IDS = [row[0] for row in SETTINGS]

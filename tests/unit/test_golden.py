@@ -255,7 +255,7 @@ TERMINAL = (
     ),
     protocol.Input("ü\r".encode()),
     protocol.Resize(132, 50),
-    protocol.Redraw(),
+    protocol.Redraw(history=False),
     protocol.CloseTerminal(),
     protocol.Attached(info=INFO, terminal="shell-1", cols=132, rows=50, created=True, viewers=2, level=2),
     protocol.Replay(data=b"\x1b[2J", lost=7),

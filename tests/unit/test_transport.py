@@ -32,6 +32,7 @@ from hapi.ids import new_session_id
 from hapi.lifecycle import Phase
 from hapi.paths import Paths
 from hapi.preflight import Preflight
+from tests.support.faults import stopped
 from tests.support.wait import until
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -427,17 +428,20 @@ def test_a_second_supervisor_of_a_session_is_refused(shared, supervisor):
 
 
 def test_the_reaper_may_not_write_to_the_hub(alone):
+    """The real reaper stands still meanwhile: it would take its name back."""
     until(lambda: alone.status().hub.reason, 10, "the connector is connected")
-    reaper = alone.peer()
-    reaper.send(header(sender="reaper"), wire.Hello(name="reaper", process=procs.own_identity(), version="0"))
-    assert isinstance(reaper.receive(wire.FOR_REAPER)[1], wire.Welcome)
-    assert isinstance(reaper.receive(wire.FOR_REAPER)[1], wire.Watch)
-    for to, body in (("hub", wire.Shutdown("me")), ("broker", wire.StopRunner())):
-        reaper.send(header(to=to, sender="reaper", request=8), body)
-        assert reaper.receive(wire.FOR_REAPER)[1].code == "bad_request"
-    reaper.socket.close()
-    assert alone.counted("wrong_role") == 2
-    assert not alone.status().stopping
+    until(lambda: alone.status().last_heartbeat, 10, "the reaper is connected")
+    with stopped(procs.identity(alone.status().workers["reaper"].pid)):
+        reaper = alone.peer()
+        reaper.send(header(sender="reaper"), wire.Hello(name="reaper", process=procs.own_identity(), version="0"))
+        assert isinstance(reaper.receive(wire.FOR_REAPER)[1], wire.Welcome)
+        assert isinstance(reaper.receive(wire.FOR_REAPER)[1], wire.Watch)
+        for to, body in (("hub", wire.Shutdown("me")), ("broker", wire.StopRunner())):
+            reaper.send(header(to=to, sender="reaper", request=8), body)
+            assert reaper.receive(wire.FOR_REAPER)[1].code == "bad_request"
+        reaper.socket.close()
+        assert alone.counted("wrong_role") == 2
+        assert not alone.status().stopping
 
 
 # ------------------------------------------------------------------------------- what must not bring the broker down

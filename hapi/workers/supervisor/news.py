@@ -33,8 +33,10 @@ class News:
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self._info)))
 
     def count(self) -> None:
-        """Put down how many messages wait for the agent."""
-        self._info.queued = len(self._journal.state.queue)
+        """Put down how many messages wait for the agent; so does one that is on its way to it before it is at work."""
+        state = self._journal.state
+        under_way = state.in_flight is not None and self._info.phase is Phase.IDLE
+        self._info.queued = len(state.queue) + under_way
 
     def heard(self, event: wire.Event) -> None:
         """An event of the chat; only what the agent says is news."""

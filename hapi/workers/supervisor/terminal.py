@@ -23,7 +23,11 @@ READ_BYTES = 64 * 1024  # what one turn of the loop takes from the program
 INPUT_BYTES = 1024 * 1024  # what may wait for a program that does not read
 INPUT_HIGH_BYTES = 256 * 1024  # above that, viewers are not read from
 INPUT_LOW_BYTES = 64 * 1024  # below that, they are again
-DRAW_DELAY_S = 0.005
+DRAW_DELAY_S = 0.005  # after output; what answers a key is on its way by then
+DRAW_S = 0.004
+DRAW_BYTES = 4096
+FLOOD_BYTES = 16 * 1024  # in DRAW_DELAY_S; more is a flood
+REST = 9  # times what drawing all of it took, before that is done again for a viewer that lagged
 HOLD_S = 0.1
 _LAST_BYTES = 4 * 1024 * 1024  # what is still read of a program that has ended
 _LONG_READ = 2048  # a read of so much has probably left more behind
@@ -54,6 +58,9 @@ class Viewer(Typing, Protocol):
     def resized_to(self, cols: int, rows: int) -> None:
         """The terminal has another size, and not by this viewer's doing."""
 
+    def catch_up(self) -> None:
+        """It has lagged and may have the screen now."""
+
     def finish(self, ended: Ended) -> None:
         """The last message; a viewer that lags gets the screen before it."""
 
@@ -80,9 +87,12 @@ class Terminal:
         self._waiting: list[Typing] = []
         self._input = bytearray()
         self._drawing: asyncio.TimerHandle | None = None
-        self._wrote = False
+        self._wrote = 0
         self._held = b""
         self._holding: asyncio.TimerHandle | None = None
+        self._behind: list[Viewer] = []
+        self._resting: asyncio.TimerHandle | None = None
+        self._rest_until = 0.0
         self._loop.add_reader(pty.master, self._readable)
 
     @property
@@ -120,8 +130,9 @@ class Terminal:
         self._let_go()
         self.settle()
         self._viewers.remove(viewer)
-        if viewer in self._waiting:
-            self._waiting.remove(viewer)
+        for waiting in (self._waiting, self._behind):
+            if viewer in waiting:
+                waiting.remove(viewer)
         successor = self._active()
         if was_active and successor is not None and self.end is None:
             self._resize(successor.cols, successor.rows, None)
@@ -145,12 +156,24 @@ class Terminal:
         """Tell it to go on when the program has read most of what waits."""
         self._waiting.append(typing)
 
-    def replay(self, lost: int = 0) -> Replay:
+    def wait_for_screen(self, viewer: Viewer) -> None:
+        """Tell a viewer that has read all to catch up: when the screen is drawn, or drawing it once more at a stroke
+        has become cheap beside the time since it was done last. Who reads slowly in a flood must not slow others.
+        """
+        rest = self._rest_until - self._loop.time()
+        if rest <= 0 or not self.recorder.pending:
+            viewer.catch_up()
+            return
+        self._behind.append(viewer)
+        if self._resting is None:
+            self._resting = self._loop.call_later(rest, self._catch_up)
+
+    def replay(self, lost: int = 0, *, history: bool = True) -> Replay:
         """The screen as it is now, for a viewer that missed `lost` bytes; for one that comes, what history misses."""
         self._let_go()
         self.settle()
         lost = lost or self.recorder.lost
-        return Replay(data=self.recorder.screen.replay(lost=lost), lost=lost)
+        return Replay(data=self.recorder.screen.replay(lost=lost, history=history), lost=lost)
 
     # ------------------------------------------------------------------------------------------------- program
 
@@ -170,7 +193,10 @@ class Terminal:
     def settle(self) -> None:
         """Bring the screen up to all that was written; at most 1 MiB of it is drawn."""
         if self.recorder.pending:
+            began = self._loop.time()
             self._record(self.recorder.settle)
+            now = self._loop.time()
+            self._rest_until = now + REST * (now - began)
             self._drawn()
 
     def catch_up(self) -> None:
@@ -240,7 +266,7 @@ class Terminal:
         elif self._viewers:
             self._show_all(data, answering)
         self._record(self.recorder.write, data)
-        self._wrote = True
+        self._wrote += len(data)
         if self._drawing is None:
             self._drawing = self._loop.call_later(DRAW_DELAY_S, self._draw)
         if self.on_output is not None:
@@ -276,14 +302,18 @@ class Terminal:
             viewer.show(frame(Output(held)), len(held))
 
     def _draw(self) -> None:
-        """Draw a slice; the next one when the loop has looked at its descriptors, later while output goes on."""
-        self._drawing = None
-        more = bool(self._record(self.recorder.step))
-        self._drawn(whole=not more)
-        if more:
-            delay = DRAW_DELAY_S if self._wrote else 0.0
-            self._wrote = False
-            self._drawing = self._loop.call_later(delay, self._draw)
+        """Draw for DRAW_S; go on when the loop has looked at its descriptors, later while output goes on.
+
+        In a flood nothing is drawn: most of it would be skipped in the end, and the program is waiting.
+        """
+        wrote, self._wrote = self._wrote, 0
+        more = True
+        if wrote < FLOOD_BYTES:
+            until = self._loop.time() + DRAW_S
+            while more and self._loop.time() < until:
+                more = bool(self._record(self.recorder.step, DRAW_BYTES))
+            self._drawn(whole=not more)
+        self._drawing = self._loop.call_later(DRAW_DELAY_S if wrote else 0.0, self._draw) if more else None
 
     def _record(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """A mistake of our screen costs what was on it, not the terminal."""
@@ -299,8 +329,18 @@ class Terminal:
         answering = self._answering()
         if answers and (answering is None or answering.lagging) and self.end is None:
             self._type(answers)
-        if whole and self.on_drawn is not None:
-            self.on_drawn()
+        if whole:
+            self._catch_up()
+            if self.on_drawn is not None:
+                self.on_drawn()
+
+    def _catch_up(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        behind, self._behind = self._behind, []
+        for viewer in behind:
+            viewer.catch_up()
 
     # ------------------------------------------------------------------------------------------------- input
 

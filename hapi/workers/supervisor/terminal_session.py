@@ -62,13 +62,21 @@ class TerminalSession(Session):
         self._terminal.catch_up()
         if self._journal.state.turn_open and self._journal.state.in_flight is None:
             self._turn_ended()
-        text = self._terminal.recorder.screen.text()
-        if self._entry is not None:
-            self.info.native_id = parting_id(self._entry, text) or self.info.native_id
         try:
-            await asyncio.to_thread(self._directory.keep_scrollback, text)
+            await self._read_last()
         except OSError as error:
             logger.error("cannot keep the scrollback: %s", error)  # noqa: TRY400 - the words say it all
+        except Exception:  # a mistake of our screen must not keep the session from its end
+            logger.exception("cannot read the last screen")
+
+    async def _read_last(self) -> None:
+        """What is on the screen at the end, and scrolled off it: for people, and for the next start."""
+        screen = self._terminal.recorder.screen
+        self._news.words(screen.last_line())
+        text = screen.text()
+        if self._entry is not None:
+            self.info.native_id = parting_id(self._entry, text) or self.info.native_id
+        await asyncio.to_thread(self._directory.keep_scrollback, text)
 
     def _why_it_ended(self, exit_: Exit) -> EndReason:
         return end_reason(exit_, busy=False, out_of_memory=self._memory.ran_out())

@@ -128,9 +128,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """The viewer has taken all that waited for it."""
-        self.lagging = False
-        if not self._transport.is_closing():
-            self._catch_up()
+        if self.terminal is not None and not self._transport.is_closing():
+            self.terminal.wait_for_screen(self)
 
     # ------------------------------------------------------------------------------------------------- to the viewer
 
@@ -149,8 +148,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def finish(self, ended: Ended) -> None:
         """The last message."""
-        self.lagging = False
-        self._catch_up()
+        self.catch_up()
         self._transport.write(frame(ended))
         self._transport.close()
 
@@ -166,7 +164,9 @@ class Connection(asyncio.BufferedProtocol):
         """Close at once, whatever waits."""
         self._transport.abort()
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
+        """What was missed while it lagged: another size, and the screen."""
+        self.lagging = False
         if self.terminal is None:
             return
         if self.terminal.size != self._told_size:
@@ -174,9 +174,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._lost:
             self._replay(self.terminal)
 
-    def _replay(self, terminal: Terminal) -> None:
+    def _replay(self, terminal: Terminal, *, history: bool = True) -> None:
         lost, self._lost = self._lost, 0
-        whole = terminal.replay(lost)
+        whole = terminal.replay(lost, history=history)
         self._transport.write(frame(msgspec.structs.replace(whole, data=whole.data[:_REPLAY_BYTES])))
         for start in range(_REPLAY_BYTES, len(whole.data), _REPLAY_BYTES):
             self._transport.write(frame(Output(whole.data[start : start + _REPLAY_BYTES])))
@@ -214,7 +214,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._told_size = terminal.size
             case Redraw():
                 if not self.lagging:  # then it gets one anyway
-                    self._replay(terminal)
+                    self._replay(terminal, history=message.history)
             case CloseTerminal():
                 if self.read_only:
                     raise HapiError(ErrorCode.BAD_REQUEST, "Who only looks cannot close a terminal.")
