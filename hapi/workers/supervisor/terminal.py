@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from hapi import clock
 from hapi.errors import ErrorCode, HapiError
@@ -18,6 +18,7 @@ from hapi.terminal.recorder import Recorder
 from hapi.terminal.screen import without_questions
 from hapi.workers.supervisor.escapes import whole
 from hapi.workers.supervisor.pty import Pty
+from hapi.workers.supervisor.viewer import Typing, Viewer
 
 READ_BYTES = 64 * 1024  # what one turn of the loop takes from the program
 INPUT_BYTES = 1024 * 1024  # what may wait for a program that does not read
@@ -34,35 +35,6 @@ _LONG_READ = 2048  # a read of so much has probably left more behind
 _FOCUS_LEFT = b"\x1b[O"  # a terminal says so when its person turns to another one
 
 logger = logging.getLogger(__name__)
-
-
-class Typing(Protocol):
-    """Who types, and waits for room to."""
-
-    def go_on(self) -> None:
-        """There is room for input again."""
-
-
-class Viewer(Typing, Protocol):
-    """Who looks at a terminal, as the terminal knows it. No method blocks or raises."""
-
-    cols: int
-    rows: int
-    read_only: bool
-    lagging: bool
-    answers: bool
-
-    def show(self, framed: bytes, size: int) -> None:
-        """An Output in its frame, `size` bytes of the program's."""
-
-    def resized_to(self, cols: int, rows: int) -> None:
-        """The terminal has another size, and not by this viewer's doing."""
-
-    def catch_up(self) -> None:
-        """It has lagged and may have the screen now."""
-
-    def finish(self, ended: Ended) -> None:
-        """The last message; a viewer that lags gets the screen before it."""
 
 
 class Terminal:
@@ -273,7 +245,7 @@ class Terminal:
             self.on_output(self._clock())
 
     def _show_all(self, data: bytes, answering: Viewer | None) -> None:
-        """A question has one answer, that of the terminal that is typed at, or ours: to the others it is not shown.
+        """A question has one answer, that of the terminal that is typed at: to the others it is not shown.
 
         To see a question whole, the beginning of a sequence waits for its rest, HOLD_S at most.
         """
