@@ -148,7 +148,8 @@ class Emulator:
                 self._wrap()
                 right = self.right
                 if self.x + width > right:
-                    return  # a wide character on a screen of one column
+                    start += 2  # a wide character on a screen of one column
+                    continue
             stop = min(start + right - self.x, len(cells))
             if cells[stop : stop + 1] == TAIL:
                 stop -= 1
@@ -222,6 +223,8 @@ class Emulator:
             return False
         if long:
             lines, ends = self._folded(lines)
+        if self.ink == PLAIN and (tabs or " \r\n" in block):
+            lines = [line.rstrip(" ") if end else line for line, end in zip(lines, ends, strict=True)]
         kept = self.rows - 1
         self._scroll_out(min(kept, len(lines)))
         through = max(0, len(lines) - kept)

@@ -39,6 +39,7 @@ def resize(screen: Emulator, cols: int, rows: int) -> None:
     else:
         screen.grid = screen.main
     screen.cols, screen.rows = cols, rows
+    screen.tabs = screen.tabs and frozenset(stop for stop in screen.tabs if stop < cols)
     screen.top, screen.bottom, screen.left, screen.right = 0, rows, 0, cols
 
 
