@@ -27,7 +27,6 @@ APPEAR_S = 5.0  # a session that lives opens its socket within that, also while 
 _POLL_S = 0.05
 _SHORT = 8
 _SHORTEST_PREFIX = 4
-_IN_ORDER = frozenset({EndReason.COMPLETED, EndReason.HANDED_OVER})
 
 
 class Options:
@@ -164,10 +163,10 @@ def _connected(path: Path, wish: Attach, config: Config, info: SessionInfo) -> C
             try:
                 return connect(path, wish)
             except HapiError as error:
-                passed = monotonic() - started
-                if error.code is not ErrorCode.SESSION_ENDED or passed > APPEAR_S:
+                passed, now = monotonic() - started, _again(config, info)
+                if (error.code is not ErrorCode.SESSION_ENDED and now.phase is not Phase.STARTING) or passed > APPEAR_S:
                     raise
-            _check(_again(config, info))
+            _check(now)
             progress(passed)
             select.select([], [], [], _POLL_S)  # a socket appears: there is nothing to wait for it with
 
@@ -232,16 +231,20 @@ def afterwards(config: Config, info: SessionInfo, error: HapiError) -> int:
 
 
 def end_status(ended: Ended) -> int:
-    """The exit status that stands for a program's end: its own, or 128 and the signal's number."""
+    """The exit status that stands for a program's end: its own, or 128 and the signal's number; 0 if handed over."""
+    if ended.reason == EndReason.HANDED_OVER:
+        return EXIT_OK  # the session goes on, only its program was ended for it
     if ended.signal is not None:
         return 128 + ended.signal
     if ended.code is not None:
         return ended.code
-    return EXIT_OK if ended.reason in _IN_ORDER else EXIT_USER
+    return EXIT_OK if ended.reason == EndReason.COMPLETED else EXIT_USER
 
 
 def _words(ended: Ended) -> str:
     reason = output.clean(ended.reason)
+    if reason == EndReason.HANDED_OVER:
+        return "handed over, it goes on elsewhere"
     if ended.signal is not None:
         try:
             how = Signals(ended.signal).name

@@ -17,7 +17,9 @@ from hapi.terminal.screen_modes import RESTORE
 LEAVE_S = 1.0  # what a terminal that takes nothing may hold up the end
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 _DEFAULT_SIZE = (80, 24)
-_SAVE_TITLE, _LEAVE = b"\x1b[22;2t", RESTORE + b"\x1b[23;2t"
+_SAVE_TITLE = b"\x1b[22;2t"
+# the cursor is saved first: leaving the alternate screen, some terminals restore it even if it was not shown
+_LEAVE = b"\x18\x1b\\\x1b7" + RESTORE + b"\x1b[23;2t"
 
 
 class Hungup(Exception):
@@ -124,10 +126,10 @@ class OwnTerminal:
             raise Hungup from None
 
     def _drain(self) -> None:
-        """Show all that waits, as far as the terminal takes it within LEAVE_S."""
+        """Show all that waits, as far as the terminal takes it within half of LEAVE_S."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        deadline = monotonic() + LEAVE_S
+        deadline = monotonic() + LEAVE_S / 2
         with contextlib.suppress(Hungup):
             self.flush()
             while self._out and (left := deadline - monotonic()) > 0:

@@ -62,7 +62,7 @@ class Window:
         self._outcome: Outcome | None = None
         self._words = "" if look.quiet else look.greeting
         self._notice_until = 0.0
-        self._expected = True
+        self._first = True  # the first Replay tells what the history misses, later ones what we have missed
 
     def run(self) -> Outcome:
         """Until the person detaches, the program ends, or either connection breaks. The terminal is put back then."""
@@ -174,9 +174,9 @@ class Window:
     def _replay(self, replay: Replay) -> None:
         """The whole screen: the first one, one that we asked for, or the one after we were too slow."""
         self._terminal.write(replay.data)
-        if replay.lost and not self._expected and not self._look.quiet:
+        if replay.lost and not self._first and not self._look.quiet:
             self._words = f"{replay.lost / 1e6:.1f} MB of output were skipped: this terminal takes it too slowly"
-        self._expected = False
+        self._first = False
         self._notice_until = 0.0
         if self._words and len(replay.data) < _WHOLE_BYTES:
             self._terminal.write(notice(self._words, *self._terminal.size()))
@@ -188,7 +188,6 @@ class Window:
         self._redraw()
 
     def _redraw(self) -> None:
-        self._expected = True
         self._connection.send(Redraw(history=False))
 
     # ------------------------------------------------------------------------------------------------- signals

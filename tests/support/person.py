@@ -39,6 +39,8 @@ class Person:
         self._set_size(*size)
         self.before = self.attributes()
         self._unsent = b""
+        self.blind = False  # the terminal takes no output
+        self.draws = True  # pyte draws what comes; it takes a second for each megabyte
         self.process = subprocess.Popen(
             [sys.executable, "-m", "hapi", *words],
             stdin=self._slave,
@@ -95,6 +97,10 @@ class Person:
         """Wait until these bytes have come, whatever they look like."""
         until(lambda: self._pump() or data in self.raw, SEES_S, f"{data!r} was written")
 
+    def waiting(self) -> int:
+        """How many bytes stand in a terminal that takes none."""
+        return struct.unpack("i", fcntl.ioctl(self._master, termios.FIONREAD, bytes(4)))[0]
+
     def text(self) -> str:
         """The screen now."""
         self._pump()
@@ -114,9 +120,10 @@ class Person:
             while self._unsent:
                 self._unsent = self._unsent[os.write(self._master, self._unsent[:4096]) :]
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._master, _READ_BYTES):
+            while not self.blind and (data := os.read(self._master, _READ_BYTES)):
                 self.raw += data
-                self._stream.feed(data)
+                if self.draws:
+                    self._stream.feed(data)
 
 
 class Tmux:

@@ -144,7 +144,7 @@ class Terminal:
         """The screen as it is now, for a viewer that missed `lost` bytes; for one that comes, what history misses."""
         self._let_go()
         self.settle()
-        lost = lost or self.recorder.lost
+        lost = lost or (self.recorder.lost if history else 0)
         return Replay(data=self.recorder.screen.replay(lost=lost, history=history), lost=lost)
 
     # ------------------------------------------------------------------------------------------------- program
