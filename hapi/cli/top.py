@@ -52,6 +52,8 @@ def top() -> None:
         watcher.start()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
+    for name in ("LINES", "COLUMNS"):
+        os.environ.pop(name, None)  # curses would believe them, and not see that the window has another size
     try:
         curses.wrapper(lambda window: Top(window, config, watcher).run())
     except curses.error as error:

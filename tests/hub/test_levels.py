@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import hapi
+from hapi import wire
 from tests.support.hub import WebClient, WebError
 from tests.support.install import Install
 from tests.support.runner import Runner
@@ -31,7 +32,7 @@ def test_a_session_of_the_released_version_lives_on_in_full(online: Runner, web:
     online.environment = today
     online.hapi("runner", "start", check=0)
     now = online.status()
-    assert (now["version"], now["protocol"]) == (hapi.__version__, 2)
+    assert (now["version"], now["protocol"]) == (hapi.__version__, wire.PROTOCOL_LEVEL)
     after = until(online.sessions, 15, "the session is back")[0]
     assert (after["pid"], after["agentPid"], after["phase"]) == (session["pid"], session["agentPid"], "waiting")
     record = json.loads((online.root / "sessions" / session_id / "state.json").read_text())

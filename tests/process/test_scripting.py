@@ -135,7 +135,7 @@ def test_waiting_for_what_is_not(desk: Runner, words: list[str], code: int) -> N
 
 @pytest.mark.parametrize("how", ["killed", "restarted"])
 def test_a_wait_survives_the_runner(desk: Runner, session: str, how: str) -> None:
-    """Seen to fail: without the `except` in `wait_for`."""
+    """Seen to fail: without `_survive` in `hapi.cli.wait`."""
     say(desk, session, "/slow 2 10")
     waiting = waits(desk, "wait", session)
     asks(waiting)

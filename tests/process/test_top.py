@@ -35,7 +35,7 @@ def left_clean(person: Person) -> None:
 
 def test_a_session_is_watched_and_stopped(desk: Runner) -> None:
     chat = desk.spawn()["sessionId"]
-    with Person(desk, "top", size=(120, 12)) as person:
+    with Person(desk, "top", size=(120, 12), COLUMNS="80", LINES="24") as person:
         person.sees("1 session · 1 idle")
         person.sees("ID        AGENT  PHASE")
         desk.ask(wire.SendText(chat, "/say a word ; /tool Read ok ; /slow 30 60"), wire.Accepted)
