@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from hapi import config, wire
-from hapi.terminal.protocol import Attached
+from hapi import config, handover, wire
+from hapi.terminal.protocol import Attach, Attached
 from tests.support.hub import OfficialHub, WebError
 from tests.support.runner import command_line
 from tests.support.terminal import RawViewer
@@ -190,6 +190,18 @@ def test_line_feeds_of_a_full_screen_program_go_straight_down(browser: WebTermin
     page.sees("down\n    here")
 
 
+def test_a_session_without_terminals_says_so(stage: Stage, browser: WebTerminals) -> None:
+    """As those of supervisors from before there were any. The page offers to try again."""
+    session = stage.new()
+    sockets = config.load(stage.namespace, environ=stage.home.environment).paths.terminal_socket(session)
+    hidden = sockets.rename(sockets.with_suffix(".hidden"))
+    terminal_id, page = browser.open(session)
+    until(lambda: page.errors, SOON, "the reason")
+    assert page.errors == ["The session has no terminal to show. A session of an older version has none."]
+    hidden.rename(sockets)
+    browser.ready(session, terminal_id=terminal_id)
+
+
 # --------------------------------------------------------------------------------------------- the agent's own
 
 
@@ -198,17 +210,11 @@ async def viewers(stage: Stage, session: str) -> int:
     path = config.load(stage.namespace, environ=stage.home.environment).paths.terminal_socket(session)
     viewer = await RawViewer.connect(path)
     try:
-        viewer.send(wire_attach())
+        viewer.send(Attach(read_only=True, replay=False))
         attached = await viewer.next(Attached)
         return attached.viewers - 1
     finally:
         await viewer.close()
-
-
-def wire_attach() -> object:
-    from hapi.terminal.protocol import Attach
-
-    return Attach(read_only=True, replay=False)
 
 
 def test_a_session_in_a_terminal_is_shown_as_one(stage: Stage, browser: WebTerminals, pty: str) -> None:
@@ -283,25 +289,33 @@ def test_archived_reopened_and_resumed_as_a_terminal(stage: Stage) -> None:
     assert stage.info(session).driver == "pty"
 
 
-def test_switch_gives_a_terminal_back_to_the_chat(stage: Stage, browser: WebTerminals) -> None:
-    """The conversation goes on, and to the hub the session never ended: nobody's message is forgotten."""
+def test_between_terminal_and_chat_the_session_never_ends(stage: Stage, browser: WebTerminals) -> None:
+    """To the hub it is active all the time, so that it forgets nobody's message; the conversation goes on."""
     session = stage.new(startingMode="pty")
     page = browser.watch(session)
     browser.press(session, "/count\r")
     page.sees("\n1\n")
     active: list[bool] = []
 
-    def chats() -> bool:
+    def shown(mode: str) -> bool:
         row = stage.row(session)
         active.append(row["active"])
         state: dict[str, object] = row["agentState"]
-        return (state["startingMode"], state["controlledByUser"]) == ("remote", False)
+        return (state["startingMode"], state["controlledByUser"]) == (mode, mode == "pty")
 
     stage.web.post(f"/api/sessions/{session}/switch")
-    until(chats, SOON, "a chat")
+    until(lambda: shown("remote"), SOON, "a chat")
+    assert stage.say(session, "/count") == "2"
+    steps = handover.steps(stage.info(session), "pty", config.load(environ=stage.home.environment), os.environ)
+    assert steps.stop is not None and steps.spawn is not None
+    stage.home.ask(steps.stop, wire.SessionStopped)
+    stage.home.ask(steps.spawn, wire.Spawned)
+    until(lambda: shown("pty"), SOON, "a terminal again")
     assert all(active)
     assert "[Session terminated]" not in page.text
-    assert stage.say(session, "/count") == "2"
+    browser.watch(session)
+    browser.press(session, "/count\r")
+    page.sees("\n3\n")
 
 
 def test_a_terminal_that_has_no_chat_is_not_offered_one(stage: Stage, browser: WebTerminals) -> None:
@@ -348,7 +362,7 @@ def test_terminals_outlive_the_hub(
     page.sees("it is still here")
 
 
-def test_ends_with_the_session(stage: Stage, browser: WebTerminals) -> None:
+def test_a_shell_ends_with_its_session(stage: Stage, browser: WebTerminals) -> None:
     """An archived session's shell is over, and says so."""
     session = stage.new()
     _, page = browser.ready(session)

@@ -110,8 +110,11 @@ class WebTerminals:
 
     def ready(self, session: str, **more: Any) -> tuple[str, Page]:
         """As `open`, and wait until the shell is there."""
+        known = self._pages.get(more.get("terminal_id", ""))
+        before = 0 if known is None else known.ready
+        if known is not None:
+            known.errors.clear()
         terminal_id, page = self.open(session, **more)
-        before = page.ready
         until(lambda: page.ready > before or page.errors, SOON, "the shell is there")
         assert not page.errors, page.errors
         return terminal_id, page
