@@ -17,7 +17,7 @@ from tests.support.hub import OfficialHub, WebError
 from tests.support.runner import command_line
 from tests.support.terminal import RawViewer
 from tests.support.wait import until, until_async
-from tests.support.web_stage import SOON, Stage, on_stage
+from tests.support.web_stage import DIES, SOON, Stage, on_stage
 from tests.support.web_terminal import Page, WebTerminals
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(90)]
@@ -339,8 +339,12 @@ def test_a_terminal_that_has_no_chat_is_not_offered_one(stage: Stage, browser: W
 
 
 def test_a_terminal_session_that_was_never_ready_says_why(stage: Stage) -> None:
-    """A flavor that is not installed, or has no interface of its own, fails as any spawn does."""
+    """Not installed, or at its end at once: with its last words, as any spawn that fails."""
+    agents = stage.home.read_settings()["agents"]
+    stage.home.settings(agents=agents | {"grok": {"command": DIES, "terminal": DIES}})
     assert "not installed" in stage.order(agent="kimi", startingMode="pty")["message"]
+    assert "no key, no agent" in stage.order(agent="grok", startingMode="pty")["message"]
+    assert "no key, no agent" in stage.error()["message"]
     with pytest.raises(WebError, match="400"):
         stage.order(agent="agy", startingMode="pty")
 
