@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 from hapi.terminal.screen_emulator import Emulator
 from hapi.terminal.screen_modes import PASTE, RESTORE
 from hapi.terminal.screen_parser import Parser
 from hapi.terminal.screen_questions import QuestionFilter, without_questions
-from hapi.terminal.screen_replay import replay
+from hapi.terminal.screen_replay import SEQUENCES, replay
 from hapi.terminal.screen_resize import resize
 
 __all__ = ["HISTORY_BYTES", "RESTORE", "QuestionFilter", "Screen", "without_questions"]
 
 HISTORY_BYTES = 256 * 1024
-_SEQUENCES = re.compile(r"\x1b(?:\[[^@-~]*[@-~]|\][^\x1b]*\x1b\\)")
 
 
 class Screen:
@@ -83,7 +80,7 @@ class Screen:
         """What is to be read on it, without colours: lines without spaces at their ends, no empty ones at the end."""
         screen = self._screen
         kept = b"".join(screen.history.lines).decode() if history else ""
-        lines = [_SEQUENCES.sub("", kept).replace("\r\n", "\n")]
+        lines = [SEQUENCES.sub("", kept).replace("\r\n", "\n")]
         for row in range(screen.rows):
             line = screen.looks.text(screen.grid.cells[row][: screen.grid.reach(row)])
             lines.append(line if screen.grid.wrapped(row) else line.rstrip(" ") + "\n")

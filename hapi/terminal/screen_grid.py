@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from hapi.terminal.screen_cells import DEFAULT_PEN, PLAIN, TAIL, Inks
@@ -16,6 +16,21 @@ def cut(cells: str, at: int) -> str:
     if 0 < at < len(cells) and cells[at] == TAIL:
         return f"{cells[: at - 1]}  {cells[at + 1 :]}"
     return cells
+
+
+def row_ends(cells: str, cols: int) -> Iterator[int]:
+    """Where a line is cut into rows: no wide character is halved, unless there is only one column."""
+    end = 0
+    while end < len(cells):
+        end += cols
+        if cells[end : end + 1] == TAIL and cols > 1:
+            end -= 1
+        yield end
+
+
+def rows_of(cells: str, cols: int) -> int:
+    """How many rows a line takes."""
+    return max(1, sum(1 for _ in row_ends(cells, cols)))
 
 
 class Grid:

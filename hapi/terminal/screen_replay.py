@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from hapi.terminal.screen_cells import DEFAULT_PEN, PLAIN, TAIL
+import re
+
+from hapi.terminal.screen_cells import DEFAULT_PEN, TAIL
 from hapi.terminal.screen_emulator import Emulator, Saved
-from hapi.terminal.screen_grid import Grid
+from hapi.terminal.screen_grid import Grid, rows_of
 from hapi.terminal.screen_modes import PRELUDE
+
+SEQUENCES = re.compile(r"\x1b(?:\[[^@-~]*[@-~]|\][^\x1b]*\x1b\\)")
+"""Those that a drawn line may have."""
 
 
 def replay(screen: Emulator, *, history: bool, lost: int) -> str:
@@ -17,7 +22,7 @@ def replay(screen: Emulator, *, history: bool, lost: int) -> str:
     modes = screen.modes
     if screen.alternate_mode:
         if screen.main_saved is not None:
-            out += [_margins(screen), _cursor(screen, screen.main, screen.main_saved), "\x1b7\x1b[?6l\x1b[?69l\x1b[r"]
+            out += [_margins(screen), _cursor(screen, screen.main, screen.main_saved), "\x1b7\x1b[?69l\x1b[r\x1b8"]
         out += [modes.drawn_keyboards(modes.other_keyboards), f"\x1b[?{screen.alternate_mode}h"]
         out += [f"\x1b[?6l\x1b(B\x0f\x1b[m{DEFAULT_PEN.hyperlink()}\x1b[H\x1b[2J", _rows(screen, screen.grid)]
     out += [modes.drawn_keyboards(modes.keyboards), _tabs(screen), _margins(screen)]
@@ -39,7 +44,19 @@ def _history(screen: Emulator, lost: int) -> str:
     if not lines:
         return ""
     end = "" if lines[-1].endswith("\n") else "\r\n"
-    return "".join(lines) + end + f"\x1b[{screen.rows}H" + "\n" * min(len(lines), screen.rows - 1)
+    return "".join(lines) + end + f"\x1b[{screen.rows}H" + "\n" * _seen(screen, lines)  # out of sight, upwards
+
+
+def _seen(screen: Emulator, lines: list[str]) -> int:
+    """How many rows of the screen these lines take when they are just drawn: they may be from when it was wider."""
+    seen, cells = 0, ""
+    for at in range(len(lines) - 1, -1, -1):
+        cells = screen.looks.cells(SEQUENCES.sub("", lines[at]).removesuffix("\r\n"))[1] + cells
+        if at == 0 or lines[at - 1].endswith("\n"):
+            seen, cells = seen + rows_of(cells, screen.cols), ""
+        if seen >= screen.rows - 1:
+            break
+    return min(seen, screen.rows - 1)
 
 
 def _amount(size: int) -> str:

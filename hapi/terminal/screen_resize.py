@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hapi.terminal.screen_cells import PLAIN, TAIL
+from hapi.terminal.screen_cells import PLAIN
 from hapi.terminal.screen_emulator import Emulator
-from hapi.terminal.screen_grid import Grid, cut
+from hapi.terminal.screen_grid import Grid, cut, row_ends
 
 
 class _Row(NamedTuple):
@@ -83,10 +83,7 @@ def _pieces(line: _Row, size: int, cols: int) -> list[tuple[int, _Row]]:
     cells, inks = line.cells.ljust(size), line.inks.ljust(size, PLAIN)
     pieces = []
     start = 0
-    while start < len(cells):
-        end = start + cols
-        if cells[end : end + 1] == TAIL and cols > 1:
-            end -= 1
+    for end in row_ends(cells, cols):
         pieces.append((start, _Row(cells[start:end], inks[start:end], end < len(cells))))
         start = end
     return pieces
