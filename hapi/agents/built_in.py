@@ -25,7 +25,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     """By the setting's name and value, as in `Agent.settings`."""
 
 
-class Conversation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Conversation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """How an agent's own interface for the terminal is told which conversation to hold.
 
     `{id}` stands for the agent's own id of it, the one that its ACP server knows too. The words come before the flags.

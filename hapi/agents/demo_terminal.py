@@ -346,7 +346,7 @@ def main() -> None:
     before = termios.tcgetattr(0)
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is kept
     write("\x1b[?2004h")
     try:
         Talk(memory, Keyboard()).run(opening)

@@ -59,9 +59,9 @@ def run_agent(config: Config, name: str, words: list[str]) -> int:
     attach.need_terminal(f"In a script write: hapi runner spawn . --agent {name}{words_hint}")
     agent = table.find(name, config)
     table.resolve(agent, None, terminal=True)  # a missing program is told before a runner is started
-    status = start(config, order(agent=name, args=words))
+    info = spawned(config, order(agent=name, args=words))
     used(config.paths, name)
-    return status
+    return look(config, info)
 
 
 def command(config: Config, words: list[str], name: str | None, *, detach: bool) -> wire.SessionInfo | int:
@@ -72,7 +72,7 @@ def command(config: Config, words: list[str], name: str | None, *, detach: bool)
     if detach:
         return spawned(config, wanted)
     attach.need_terminal(f"In a script write: hapi run --detach -- {' '.join(words)}")
-    return start(config, wanted)
+    return look(config, spawned(config, wanted))
 
 
 def order(**what: Any) -> wire.Spawn:
@@ -98,9 +98,8 @@ def spawned(config: Config, wanted: wire.Spawn) -> wire.SessionInfo:
         return carry_out(config, wanted, wire.Spawned, progress, budget).info
 
 
-def start(config: Config, wanted: wire.Spawn) -> int:
-    """Start the session and attach to it; the exit status. What ended before we came is told, with what it showed."""
-    info = spawned(config, wanted)
+def look(config: Config, info: wire.SessionInfo) -> int:
+    """Attach to a new session; the exit status. What ended before we came is told, with what it showed."""
     try:
         return attach.show(config, info)
     except HapiError as error:

@@ -64,7 +64,7 @@ def _put_back(fd: int, before: list[Any], restore: bytes) -> None:
         termios.tcsetattr(fd, termios.TCSANOW, before)
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
-    data = restore + b"\r\n"
+    data = restore
     while data and poll.poll(_WRITE_S * 1000):
         data = data[os.write(fd, data) :]
 

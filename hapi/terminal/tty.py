@@ -17,9 +17,9 @@ from hapi.terminal.screen_modes import RESTORE
 LEAVE_S = 1.0  # what a terminal that takes nothing may hold up the end
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 _DEFAULT_SIZE = (80, 24)
+BOTTOM = b"\x1b[999;1H\r\n"  # below whatever is shown
 _SAVE_TITLE = b"\x1b[22;2t"
-# the cursor is saved first: leaving the alternate screen, some terminals restore it even if it was not shown
-_LEAVE = b"\x18\x1b\\\x1b7" + RESTORE + b"\x1b[23;2t"
+_LEAVE = RESTORE + b"\x1b[23;2t"
 
 
 class Hungup(Exception):
@@ -68,7 +68,7 @@ class OwnTerminal:
         """Make it raw, guarded; once more, if something else has changed it. Raises Hungup."""
         raw, again = _raw(self._before), self._guard is not None
         try:
-            self._guard = self._guard or Guard(self._fd, self._before, _LEAVE)
+            self._guard = self._guard or Guard(self._fd, self._before, _LEAVE + BOTTOM)
             termios.tcsetattr(self._fd, termios.TCSADRAIN, raw)
         except (termios.error, OSError):
             raise Hungup from None

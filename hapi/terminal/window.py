@@ -16,11 +16,11 @@ from hapi.clock import monotonic
 from hapi.errors import HapiError
 from hapi.terminal.client import Connection, ConnectionLost
 from hapi.terminal.detach import HOLD_S, Detacher, DetachKey
+from hapi.terminal.notice import Notice
 from hapi.terminal.protocol import Ended, Output, Redraw, Replay, Resize, Resized, ToViewer
-from hapi.terminal.tty import Hungup, OwnTerminal
+from hapi.terminal.tty import BOTTOM, Hungup, OwnTerminal
 from hapi.wire import Failure
 
-NOTICE_S = 2.5
 _TYPED_BYTES = 64 * 1024  # what is read of the keyboard at once
 _UNSENT_BYTES = 1024 * 1024  # above that, the keyboard is not read
 _UNSHOWN_BYTES = 256 * 1024  # above that, the session is not read
@@ -28,7 +28,6 @@ _WHOLE_BYTES = 512 * 1024  # the rest of a larger Replay comes as Output, and we
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _CAUGHT = (*_ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 _INTERRUPT = b"\x03"
-_BOTTOM = b"\x1b[999;1H\r\n"
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +59,7 @@ class Window:
         self._poll = select.poll()
         self._wanted: dict[int, int] = {}
         self._outcome: Outcome | None = None
-        self._words = "" if look.quiet else look.greeting
-        self._notice_until = 0.0
+        self._notice = Notice()
         self._first = True  # the first Replay tells what the history misses, later ones what we have missed
 
     def run(self) -> Outcome:
@@ -84,9 +82,10 @@ class Window:
         return self._outcome
 
     def _leave(self) -> None:
-        finished = self._outcome is not None and self._outcome.kind == "ended"
-        self._terminal.leave(more=b"" if finished else _BOTTOM)
-        if not finished:
+        ended = self._outcome.ended if self._outcome is not None else None
+        in_order = ended is not None and ended.code is not None  # then it has left the cursor where the next line goes
+        self._terminal.leave(more=b"" if in_order else BOTTOM)
+        if ended is None:
             self._terminal.forget_input()
 
     # ------------------------------------------------------------------------------------------------- one turn
@@ -101,8 +100,9 @@ class Window:
             self._terminal_ready(ready[self._terminal.fileno()])
         if self._connection.fileno() in ready and self._outcome is None:
             self._connection_ready(ready[self._connection.fileno()])
-        if not ready:
-            self._late()
+        if not ready and self._detacher.holds:
+            self._type(self._detacher.flush())
+        self._look_after_notice()
 
     def _want(self, end: Connection | OwnTerminal, read: bool, unwritten: int) -> None:  # noqa: FBT001
         """Ask the poll for what we can use from that end now."""
@@ -112,17 +112,20 @@ class Window:
             self._wanted[end.fileno()] = events
 
     def _patience_ms(self) -> float | None:
-        """How long nothing may happen before `_late` has something to do."""
+        """How long nothing may happen before there is something to do by itself."""
         waits = [HOLD_S] if self._detacher.holds else []
-        if self._notice_until:
-            waits.append(max(0.0, self._notice_until - monotonic()))
+        if (due := self._notice.due) is not None:
+            waits.append(max(0.0, due - monotonic()))
         return min(waits) * 1000 + 1 if waits else None
 
-    def _late(self) -> None:
-        if self._detacher.holds:
-            self._type(self._detacher.flush())
-        if self._notice_until and monotonic() >= self._notice_until:
+    def _look_after_notice(self) -> None:
+        due, now = self._notice.due, monotonic()
+        if due is None or due > now or self._outcome is not None:
+            return
+        if self._notice.over(now):
             self._unnotice()
+        else:
+            self._terminal.write(self._notice.look(now, self._terminal.size()))
 
     def _terminal_ready(self, events: int) -> None:
         if events & select.POLLOUT:
@@ -144,7 +147,7 @@ class Window:
         typed = self._detacher.feed(data)
         if self._detacher.detached or (self._look.read_only and _INTERRUPT in typed):
             self._outcome = Outcome(kind="detached")
-        if self._notice_until and not data.startswith(b"\x1b"):  # a terminal's own words all begin so
+        if self._notice.due is not None and not data.startswith(b"\x1b"):  # a terminal's own words all begin so
             self._unnotice()
         self._type(typed)
 
@@ -161,12 +164,13 @@ class Window:
     def _say(self, message: ToViewer) -> None:
         match message:
             case Output():
-                self._terminal.write(message.data)
+                self._terminal.write(self._notice.before_output(monotonic()) + message.data)
             case Replay():
                 self._replay(message)
             case Resized():
                 self._redraw()
             case Ended():
+                self._terminal.write(self._notice.end())
                 self._outcome = Outcome(kind="ended", ended=message)
             case Failure():
                 self._outcome = Outcome(kind="lost", error=message.error())
@@ -174,17 +178,22 @@ class Window:
     def _replay(self, replay: Replay) -> None:
         """The whole screen: the first one, one that we asked for, or the one after we were too slow."""
         self._terminal.write(replay.data)
-        if replay.lost and not self._first and not self._look.quiet:
-            self._words = f"{replay.lost / 1e6:.1f} MB of output were skipped: this terminal takes it too slowly"
+        self._notice.redrawn()
+        if self._first:
+            self._say_ours(self._look.greeting)
+        elif replay.lost:
+            self._say_ours(f"{replay.lost / 1e6:.1f} MB of output were skipped: this terminal takes it too slowly")
         self._first = False
-        self._notice_until = 0.0
-        if self._words and len(replay.data) < _WHOLE_BYTES:
-            self._terminal.write(notice(self._words, *self._terminal.size()))
-            self._words, self._notice_until = "", monotonic() + NOTICE_S
+        if len(replay.data) < _WHOLE_BYTES:
+            self._terminal.write(self._notice.look(monotonic(), self._terminal.size()))
+
+    def _say_ours(self, words: str) -> None:
+        if words and not self._look.quiet:
+            self._notice.say(words, monotonic())
 
     def _unnotice(self) -> None:
-        """Have the screen drawn again as it is without our line."""
-        self._notice_until = 0.0
+        """Take our line away, and have drawn again what it covered."""
+        self._terminal.write(self._notice.end())
         self._redraw()
 
     def _redraw(self) -> None:
@@ -205,19 +214,13 @@ class Window:
 
     def _suspend(self) -> None:
         """Somebody else stops us (Ctrl-Z is the program's): with the terminal put back. `_come_back` follows."""
-        self._terminal.leave(more=_BOTTOM)
+        self._terminal.leave(more=BOTTOM)
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def _come_back(self) -> None:
         self._terminal.enter()
         self._connection.send(Resize(*self._terminal.size()))
         self._redraw()
-
-
-def notice(words: str, cols: int, rows: int) -> bytes:
-    """A line of ours on the last row, the cursor and all else as it was."""
-    shown = f" {words} "[: cols - 1].encode()
-    return b"\x1b7\x1b[?6l\x1b[%d;1H\x1b[0;7m%b\x1b[0m\x1b8" % (rows, shown)
 
 
 @contextmanager

@@ -338,6 +338,9 @@ def test_vim_here_and_elsewhere(home, tmux):
     tmux.types(other, ":wq", "Enter")
     tmux.sees(other, "has ended: completed")
     assert "here line 50" in text.read_text()
+    tmux.types(other, "clear; hapi run -- sh -c 'echo 1st; echo 2nd; sleep 0.7'; echo $((2 + 1))rd", "Enter")
+    shown = tmux.sees(other, "1st\n2nd", "3rd")  # vim's alternate screen has left no trace
+    assert re.search(r"1st\n2nd\nSession .*\n3rd\n", shown), shown
 
 
 @pytest.mark.skipif(shutil.which("top") is None, reason="top is not installed")

@@ -45,31 +45,39 @@ def say(desk: Runner, key: str, text: str) -> None:
     desk.ask(wire.SendText(key, text), wire.Accepted)
 
 
-def waits(desk: Runner, *arguments: str) -> subprocess.Popen[str]:
-    """A command that waits, with its output."""
-    return subprocess.Popen(
-        [*desk.command, *arguments],
-        env=desk.environment,
-        cwd=desk.project,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+class Waiting(subprocess.Popen[str]):
+    """A command that waits, with its output. Leaving it ends it."""
 
+    def __init__(self, desk: Runner, *arguments: str) -> None:
+        super().__init__(
+            [*desk.command, *arguments],
+            env=desk.environment,
+            cwd=desk.project,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
-def result(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Its exit status and all that it has yet to say."""
-    with process:
-        process.wait(COMMAND_S)
-        assert process.stdout is not None
-        assert process.stderr is not None
-        return process.returncode, process.stdout.read(), process.stderr.read()
+    def __exit__(self, *details: object) -> None:
+        self.kill()
+        super().__exit__(*details)  # type: ignore[arg-type]
 
+    def line(self) -> str:
+        """The next line of its output."""
+        assert self.stdout is not None
+        return self.stdout.readline()
 
-def asks(process: subprocess.Popen[str]) -> None:
-    """Return when the command talks to the runner: before, it has no socket."""
-    until(lambda: any(path.startswith("socket:") for path in open_paths(process.pid)), 15, "the command asks")
+    def asks(self) -> None:
+        """Return when it talks to the runner: before, it has no socket."""
+        until(lambda: any(path.startswith("socket:") for path in open_paths(self.pid)), 15, "the command asks")
+
+    def result(self) -> tuple[int, str, str]:
+        """Its exit status, and all that it has yet to say."""
+        assert self.stdout is not None
+        assert self.stderr is not None
+        self.wait(COMMAND_S)
+        return self.returncode, self.stdout.read(), self.stderr.read()
 
 
 # ---------------------------------------------------------------------------------------------------- waiting
@@ -110,14 +118,19 @@ def test_last_words_are_told_in_the_middle_of_a_turn(desk: Runner, session: str)
 
 
 def test_waiting_for_the_end(desk: Runner, session: str) -> None:
-    waiting = waits(desk, "wait", session, "--for", "ended", "--json")
-    asks(waiting)
-    desk.hapi("send", session, "/crash exit 3", check=0)
-    code, out, _ = result(waiting)
-    found = json.loads(out)
-    assert code == 0
-    assert (found["phase"], found["reason"], found["exitCode"], found["reached"]) == ("ended", "agent exited", 3, True)
-    assert desk.hapi("wait", session[:8], check=0).out == "ended (agent exited)\n"  # over and idle for ever
+    with Waiting(desk, "wait", session, "--for", "ended", "--json") as waiting:
+        waiting.asks()
+        desk.hapi("send", session, "/crash exit 3", check=0)
+        code, out, _ = waiting.result()
+        found = json.loads(out)
+        assert code == 0
+        assert (found["phase"], found["reason"], found["exitCode"], found["reached"]) == (
+            "ended",
+            "agent exited",
+            3,
+            True,
+        )
+        assert desk.hapi("wait", session[:8], check=0).out == "ended (agent exited)\n"  # over and idle for ever
 
 
 def test_the_time_is_up(desk: Runner, session: str) -> None:
@@ -137,26 +150,26 @@ def test_waiting_for_what_is_not(desk: Runner, words: list[str], code: int) -> N
 def test_a_wait_survives_the_runner(desk: Runner, session: str, how: str) -> None:
     """Seen to fail: without `_survive` in `hapi.cli.wait`."""
     say(desk, session, "/slow 2 10")
-    waiting = waits(desk, "wait", session)
-    asks(waiting)
-    if how == "killed":
-        broker = identity(desk.status()["pid"])
-        procs.send_signal(broker, signal.SIGKILL)
-        gone(broker)
-    else:
-        desk.hapi("runner", "restart", check=0)
-    assert result(waiting)[:2] == (0, "idle\n")
-    assert desk.hapi("logs", session, "--json", "-n", "1").json["type"] == "turn"
+    with Waiting(desk, "wait", session) as waiting:
+        waiting.asks()
+        if how == "killed":
+            broker = identity(desk.status()["pid"])
+            procs.send_signal(broker, signal.SIGKILL)
+            gone(broker)
+        else:
+            desk.hapi("runner", "restart", check=0)
+        assert waiting.result()[:2] == (0, "idle\n")
+        assert desk.hapi("logs", session, "--json", "-n", "1").json["type"] == "turn"
 
 
 def test_a_wait_does_not_start_a_runner_that_was_stopped(desk: Runner, session: str) -> None:
     """Seen to fail: with `carry_out` in place of `Control` in `wait`."""
-    waiting = waits(desk, "wait", session, "--for", "ended", "--timeout", "3", "--json")
-    asks(waiting)
-    desk.hapi("runner", "stop", check=0)
-    code, out, _ = result(waiting)
-    assert (code, json.loads(out)["error"]["code"]) in ((1, "shutting_down"), (3, "not_running"))
-    assert desk.hapi("runner", "list").code == 3
+    with Waiting(desk, "wait", session, "--for", "ended", "--timeout", "3", "--json") as waiting:
+        waiting.asks()
+        desk.hapi("runner", "stop", check=0)
+        code, out, _ = waiting.result()
+        assert (code, json.loads(out)["error"]["code"]) in ((1, "shutting_down"), (3, "not_running"))
+        assert desk.hapi("runner", "list").code == 3
 
 
 # ----------------------------------------------------------------------------------------------------- answers
@@ -206,23 +219,21 @@ def test_what_was_said(desk: Runner, session: str) -> None:
 
 def test_following_until_the_end(desk: Runner, session: str) -> None:
     desk.hapi("send", session, "/say early", "--wait", check=0)
-    following = waits(desk, "logs", session, "-f", "-n", "2")
-    assert following.stdout is not None
-    assert following.stdout.readline() == "early\n"
-    say(desk, session, "/say late")
-    desk.hapi("wait", session, check=0)
-    desk.hapi("runner", "stop-session", session, check=0)
-    code, out, err = result(following)
-    assert code == 0
-    assert out == "\n> /say late\nlate\n\n"
-    assert err == "The session has ended: stopped by user.\n"
+    with Waiting(desk, "logs", session, "-f", "-n", "2") as following:
+        assert following.line() == "early\n"
+        say(desk, session, "/say late")
+        desk.hapi("wait", session, check=0)
+        desk.hapi("runner", "stop-session", session, check=0)
+        code, out, err = following.result()
+        assert code == 0
+        assert out == "\n> /say late\nlate\n\n"
+        assert err == "The session has ended: stopped by user.\n"
 
 
 def test_a_reader_that_goes_away_ends_the_following(desk: Runner, session: str) -> None:
     desk.hapi("send", session, "/say early", "--wait", check=0)
-    with waits(desk, "logs", session, "-f", "--json") as following:
-        assert following.stdout is not None
-        following.stdout.readline()
+    with Waiting(desk, "logs", session, "-f", "--json") as following:
+        following.line()
         following.stdout.close()
         assert following.wait(COMMAND_S) in {0, 1}
 
@@ -251,18 +262,17 @@ def test_the_text_of_a_terminal(desk: Runner) -> None:
     until(lambda: desk.hapi("logs", key, "-n", "1", check=0).out == "red\n", 15, "it has written all")
     whole = desk.hapi("logs", key, check=0).out
     assert whole == "".join(f"{number}\n" for number in range(1, 101)) + "red\n"
-    following = waits(desk, "logs", key, "-f", "-n", "2", "--json")
-    assert following.stdout is not None
-    assert [json.loads(following.stdout.readline())["text"] for _ in range(2)] == ["100", "red"]
-    desk.hapi("send", key, "to be read", check=0)
-    shown = [json.loads(following.stdout.readline())["text"] for _ in range(2)]
-    assert shown == ["to be read", "to be read"]  # its echo, and what cat makes of it
-    assert desk.hapi("wait", key, "--json", check=0).json["lastWords"] == "to be read"
-    assert desk.hapi("send", key, "an answer?", "--wait", "--json", check=1).json["error"]["code"] == "bad_request"
-    desk.hapi("runner", "stop-session", key, check=0)
-    code, _, err = result(following)
-    assert (code, err) == (0, "The session has ended: stopped by user.\n")
-    assert desk.hapi("logs", key, "-n", "3", check=0).out.splitlines()[-1] == "to be read"
+    with Waiting(desk, "logs", key, "-f", "-n", "2", "--json") as following:
+        assert [json.loads(following.line())["text"] for _ in range(2)] == ["100", "red"]
+        desk.hapi("send", key, "to be read", check=0)
+        shown = [json.loads(following.line())["text"] for _ in range(2)]
+        assert shown == ["to be read", "to be read"]  # its echo, and what cat makes of it
+        assert desk.hapi("wait", key, "--json", check=0).json["lastWords"] == "to be read"
+        assert desk.hapi("send", key, "an answer?", "--wait", "--json", check=1).json["error"]["code"] == "bad_request"
+        desk.hapi("runner", "stop-session", key, check=0)
+        code, _, err = following.result()
+        assert (code, err) == (0, "The session has ended: stopped by user.\n")
+        assert desk.hapi("logs", key, "-n", "3", check=0).out.splitlines()[-1] == "to be read"
 
 
 def test_a_terminal_that_has_ended(desk: Runner) -> None:

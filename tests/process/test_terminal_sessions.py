@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,7 @@ def test_the_end_of_the_program_is_the_end_of_the_session(desk: Runner, line: st
     ("command", "code", "words"),
     [
         (["no-such-program"], ErrorCode.AGENT_UNAVAILABLE, "no program no-such-program"),
+        (["echo", "a\0b"], ErrorCode.BAD_REQUEST, "null byte"),
         (["sh", "-c", "echo the last line; exit 3"], ErrorCode.AGENT_FAILED, "the last line"),
         (["sh", "-c", "kill -9 $$"], ErrorCode.AGENT_FAILED, "SIGKILL"),
     ],
@@ -143,7 +145,7 @@ def test_the_end_of_the_program_is_the_end_of_the_session(desk: Runner, line: st
 def test_a_program_that_does_not_start_or_ends_at_once_is_a_failure_with_its_words(
     desk: Runner, command: list[str], code: ErrorCode, words: str
 ) -> None:
-    key = "1f0c22ab-0000-4000-8000-00000000000" + str(len(words) % 10)
+    key = f"1f0c22ab-0000-4000-8000-{len(words):012}"
     with pytest.raises(HapiError) as failure:
         spawn(desk, *command, session_id=key)
     assert failure.value.code is code
@@ -260,38 +262,46 @@ def test_trap_42_100_mb_of_output_that_nobody_looks_at_never_block_the_program(d
     assert 0 < (directory(desk, info.session_id) / "scrollback").stat().st_size <= 512 * 1024
 
 
-def stop(runner: Runner, info: wire.SessionInfo) -> None:
-    answer = runner.ask(wire.StopSession(info.session_id), wire.SessionStopped)
-    assert (answer.status, answer.rung) == ("stopped", "kill")
+def test_trap_04_nothing_of_a_terminal_survives_its_session(desk: Runner) -> None:
+    """The program and its children are deaf to the hang-up and to SIGTERM; one has left the terminal and its session.
+    A stop, the program's own end, the supervisor's death, all at once.
 
-
-def leave(runner: Runner, info: wire.SessionInfo) -> None:
-    with Viewer(runner, info.session_id) as viewer:
+    Seen to fail: with a stop that ends with the hang-up; without the subreaper.
+    """
+    programs = [python(desk, FAMILY) for _ in range(3)]
+    infos = [spawn(desk, *command) for command, _ in programs]
+    tree = [process for _, place in programs for process in members(place, 2)]
+    tree += [info.agent_process for info in infos if info.agent_process is not None]
+    assert len(tree) == 9
+    stopped, left, lost = infos
+    answers: list[wire.SessionStopped] = []
+    order = wire.StopSession(stopped.session_id)
+    asking = threading.Thread(target=lambda: answers.append(desk.ask(order, wire.SessionStopped)))
+    asking.start()
+    assert lost.supervisor is not None
+    os.kill(lost.supervisor.pid, signal.SIGKILL)
+    with Viewer(desk, left.session_id) as viewer:
         viewer.type("\r")
         assert viewer.ended() == Ended(code=0, reason="completed")
+    asking.join(30)
+    assert [(answer.status, answer.rung) for answer in answers] == [("stopped", "kill")]
+    reasons = [desk.ended(info.session_id).reason for info in infos]
+    assert reasons == ["stopped by user", "completed", "supervisor lost"]
+    until(lambda: not any(procs.is_alive(process) for process in tree), 15, "all are gone")
+    sockets = [socket_of(desk, info.session_id) for info in infos]
+    until(lambda: not any(path.exists() for path in sockets), 10, "their sockets are gone")
 
 
-def kill_supervisor(runner: Runner, info: wire.SessionInfo) -> None:
-    assert info.supervisor is not None
-    os.kill(info.supervisor.pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    ("end", "reason"), [(stop, "stopped by user"), (leave, "completed"), (kill_supervisor, "supervisor lost")]
-)
-def test_trap_04_nothing_of_a_terminal_survives_its_session(desk: Runner, end, reason: str) -> None:
-    """The program and its children are deaf to the hang-up and to SIGTERM; one has left the terminal and its session.
-
-    Seen to fail: with a stop that ends with the hang-up; without the subreaper (leave).
-    """
-    command, place = python(desk, FAMILY)
-    info = spawn(desk, *command)
-    tree = members(place, 2)
-    assert info.agent_process is not None
-    end(desk, info)
-    assert desk.ended(info.session_id).reason == reason
-    until(lambda: not any(procs.is_alive(process) for process in (*tree, info.agent_process)), 15, "all are gone")
-    until(lambda: not socket_of(desk, info.session_id).exists(), 10, "the socket is gone")
+def test_where_nobody_can_listen_a_chat_does_without_terminals_and_a_terminal_is_refused(desk: Runner) -> None:
+    for key in ("aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000001"):
+        socket_of(desk, key).mkdir()
+    session = desk.spawn("--id", "aaaaaaaa-0000-4000-8000-000000000001")["sessionId"]
+    assert any(isinstance(e, wire.Note) and "cannot attach" in e.text for e in desk.events(session))
+    assert desk.ask(wire.StopSession(session), wire.SessionStopped).status == "stopped"
+    with pytest.raises(HapiError) as refusal:
+        spawn(desk, "sleep", "1000", session_id="bbbbbbbb-0000-4000-8000-000000000001")
+    assert refusal.value.code is ErrorCode.DISK
+    assert not procs.marked("HAPI_SESSION_ID", "bbbbbbbb-0000-4000-8000-000000000001")
 
 
 def test_a_shell_beside_it_is_hung_up_with_the_session(desk: Runner) -> None:

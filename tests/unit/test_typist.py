@@ -17,6 +17,8 @@ from hapi.workers.supervisor.typist import keystrokes
         ("grüße 你好 👍", "grüße 你好 👍".encode()),
         ("\x1b[201~rm -rf /\x03\x04\x7f\x9b", b"[201~rm -rf /"),
         ("", b""),
+        ("end\n\x1b\x1e", b"end"),
+        ("old\rmac", b"old\rmac"),
     ],
 )
 def test_a_message_is_pasted_without_keys_in_it(text, typed):

@@ -57,7 +57,7 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 def run(launch: Launch, **child: Any) -> subprocess.Popen[bytes]:
-    """Start a process with `child` as further arguments. Raises HapiError(agent_unavailable or bad_directory)."""
+    """Start a process with `child` as further arguments. Raises HapiError: agent_unavailable, bad_directory, bad_request."""
     try:
         return subprocess.Popen(
             launch.argv,
@@ -70,6 +70,8 @@ def run(launch: Launch, **child: Any) -> subprocess.Popen[bytes]:
         code = ErrorCode.BAD_DIRECTORY if error.filename == launch.directory else ErrorCode.AGENT_UNAVAILABLE
         message = f"Cannot run {launch.argv[0]} in {launch.directory}: {error.strerror}."
         raise HapiError(code, message, "Run it by hand there to see why.") from None
+    except ValueError as error:  # a NUL among its words
+        raise HapiError(ErrorCode.BAD_REQUEST, f"This cannot be run: {error}.") from None
 
 
 class Exit(msgspec.Struct, frozen=True):

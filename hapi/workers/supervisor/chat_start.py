@@ -10,6 +10,7 @@ from hapi import wire
 from hapi.agents import table
 from hapi.clock import monotonic
 from hapi.config import Config
+from hapi.errors import ErrorCode, HapiError
 from hapi.workers.supervisor import questions
 from hapi.workers.supervisor.acp_events import Turn
 from hapi.workers.supervisor.agent_process import Launch
@@ -38,6 +39,8 @@ class ChatStarted(Started):
 
     def program(self) -> Program:
         order, environ = self.order, self.environ
+        if order.command:
+            raise HapiError(ErrorCode.BAD_REQUEST, "A command is no agent to chat with.", "Its driver must be pty.")
         agent = table.find(order.agent, self._config)
         flags = table.launch_arguments(
             agent,

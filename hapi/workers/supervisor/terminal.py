@@ -245,7 +245,7 @@ class Terminal:
             self.on_output(self._clock())
 
     def _show_all(self, data: bytes, answering: Viewer | None) -> None:
-        """A question has one answer, that of the terminal that is typed at: to the others it is not shown.
+        """A question has one answer, that of the terminal that is typed at, or ours: to the others it is not shown.
 
         To see a question whole, the beginning of a sequence waits for its rest, HOLD_S at most.
         """

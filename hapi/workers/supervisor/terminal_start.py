@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 from hapi import wire
@@ -80,8 +79,6 @@ class TerminalStarted(Started):
             terminal.on_output = None
             for task in (exited, heard):
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(exited, heard, return_exceptions=True)
         exit_ = self.agent.exit
         if exit_ is not None and not (self.order.command and exit_.code == 0):
             raise HapiError(

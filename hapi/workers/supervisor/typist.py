@@ -15,8 +15,7 @@ WARM_LONGEST_S = 5.0
 PIECE_BYTES = 64 * 1024
 ENTER = b"\r"
 _PASTE, _PASTED = b"\x1b[200~", b"\x1b[201~"
-_KEPT = {ord("\t"): "\t", ord("\n"): "\r"}
-_NO_KEYS = {code: _KEPT.get(code) for code in (*range(0x20), *range(0x7F, 0xA0))}
+_NO_KEYS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 
 
 def keystrokes(text: str, *, bracketed: bool) -> bytes:
@@ -24,8 +23,8 @@ def keystrokes(text: str, *, bracketed: bool) -> bytes:
 
     Control characters are left out: none of it may press another key, or end the paste.
     """
-    lines = "\n".join(text.splitlines()).rstrip("\n")
-    data = lines.translate(_NO_KEYS).encode(errors="replace")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").translate(_NO_KEYS).rstrip("\n")
+    data = lines.replace("\n", "\r").encode(errors="replace")
     return _PASTE + data + _PASTED if bracketed else data
 
 

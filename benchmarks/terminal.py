@@ -1,0 +1,187 @@
+"""A terminal that can be left, beside a bare one and beside tmux and dtach: echo of a keystroke, and `cat` of much text.
+
+The paths take turns, keystroke by keystroke and file by file, so that what the machine does besides strikes all alike.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import random
+import re
+import select
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.harness import Home, Row, options, private_home, report, table
+
+_SIZE = struct.pack("4H", 24, 80, 0, 0)
+_ESCAPES = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b[()][0-9A-B]|\x1b[=>78]")
+_KEYS = b"abcdefghijklmnopqrstuvwxyz"
+_DEADLINE_S, _READY, _POLL_S = 120.0, b"READY", 0.001
+_ECHO = "stty raw -echo; printf READY; exec cat"
+_PAUSE_S = (0.005, 0.03)  # between keystrokes: somebody who types fast
+_places = itertools.count(1)
+
+
+class Way:
+    """A way to a program in a terminal: our end of a pseudo-terminal with a command in it."""
+
+    def __init__(self, name: str, command: list[str], home: Home) -> None:
+        self.name = name
+        self.seconds: list[float] = []
+        self._master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, _SIZE)
+        environment = home.environment | {"TERM": "xterm-256color"}
+        environment.pop("TMUX", None)
+        self._process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=home.project,
+            start_new_session=True, preexec_fn=_take_terminal,  # noqa: PLW1509 - there is one thread
+        )  # fmt: skip
+        os.close(slave)
+        self._seen = b""
+
+    def close(self) -> None:
+        """Hang up."""
+        os.close(self._master)
+        self._process.terminate()
+        self._process.wait(10)
+
+    def types(self, data: bytes) -> None:
+        os.write(self._master, data)
+
+    def sees(self, text: bytes) -> None:
+        """Read until `text` has come, besides escape sequences. Raises TimeoutError."""
+        end = time.monotonic() + _DEADLINE_S
+        while text not in _ESCAPES.sub(b"", self._seen):
+            self._read(end, text)
+        self._seen = b""
+
+    def drains(self, until: Path) -> None:
+        """Read whatever comes until that file is there. Raises TimeoutError."""
+        end = time.monotonic() + _DEADLINE_S
+        while not until.exists():
+            if select.select([self._master], [], [], _POLL_S)[0]:
+                os.read(self._master, 1 << 20)
+            elif time.monotonic() > end:
+                raise TimeoutError(f"{self.name}: {until.name} did not come")
+
+    def quiet(self) -> None:
+        """Read until nothing has come for a tenth of a second."""
+        while select.select([self._master], [], [], 0.1)[0]:
+            os.read(self._master, 1 << 20)
+        self._seen = b""
+
+    def _read(self, end: float, wanted: bytes) -> None:
+        left = end - time.monotonic()
+        if left <= 0 or not select.select([self._master], [], [], left)[0]:
+            raise TimeoutError(f"{self.name}: {wanted!r} did not come; {self._seen[-300:]!r}")
+        self._seen += os.read(self._master, 1 << 20)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@contextmanager
+def paths(home: Home, script: str) -> Iterator[list[Way]]:
+    """The same shell script behind each path that this machine has. What outlives its client ends with the home."""
+    place = home.path / f"sockets-{next(_places)}"
+    place.mkdir()
+    program = ["sh", "-c", script]
+    tmux = ["tmux", "-f", "/dev/null", "-S", str(place / "tmux")]
+    commands = {
+        "a bare pseudo-terminal": program,
+        "dtach": ["dtach", "-c", str(place / "dtach"), "-E", "-z", "-r", "none", *program],
+        "tmux": [*tmux, "new-session", script, ";", "set", "-g", "status", "off"],
+        "hapi": [sys.executable, "-m", "hapi", "run", "--", *program],
+    }
+    with ExitStack() as stack:
+        found = []
+        for name, command in commands.items():
+            if shutil.which(command[0]) is None:
+                print(f"{name} is not installed", flush=True)
+                continue
+            path = Way(name, command, home)
+            stack.callback(path.close)
+            path.sees(_READY)
+            path.quiet()
+            found.append(path)
+        yield found
+        if shutil.which("tmux"):
+            subprocess.run([*tmux, "kill-server"], check=False, capture_output=True)
+
+
+def echo(home: Home, keystrokes: int) -> list[Way]:
+    """The seconds from a key to its echo, for every path."""
+    dice = random.Random(1)
+    with paths(home, _ECHO) as found:
+        for _ in range(keystrokes):
+            for path in dice.sample(found, len(found)):
+                key = bytes([dice.choice(_KEYS)])
+                time.sleep(dice.uniform(*_PAUSE_S))
+                start = time.perf_counter()
+                path.types(key)
+                path.sees(key)
+                path.seconds.append(time.perf_counter() - start)
+        return found
+
+
+def flood(home: Home, megabytes: int, rounds: int) -> list[Way]:
+    """The seconds that a `cat` of so many megabytes takes its program, for every path."""
+    text = home.path / "text"
+    line = b"The quick brown fox jumps over the lazy dog, again and again, until it is 80.\r\n"
+    text.write_bytes(line * (megabytes * 1_000_000 // len(line)))
+    done = home.path / "done"
+    script = f"printf READY; while read -r x; do cat {text}; touch {done}; done"
+    with paths(home, script) as found:
+        for _ in range(rounds):
+            for path in found:
+                start = time.perf_counter()
+                path.types(b"go\r")
+                path.drains(done)
+                path.seconds.append(time.perf_counter() - start)
+                path.quiet()
+                done.unlink()
+        return found
+
+
+def latencies(found: list[Way]) -> str:
+    """Median and 99th percentile with their ratios to the bare terminal, as Markdown."""
+    bare = found[0].seconds
+    lines = ["### Echo of a keystroke", "", "| | median | p99 | times bare | p99 times bare |", "|---|---|---|---|---|"]
+    for path in found:
+        median, slow = statistics.median(path.seconds), _p99(path.seconds)
+        ratios = f"{median / statistics.median(bare):.1f} | {slow / _p99(bare):.1f}"
+        lines.append(f"| {path.name} | {median * 1000:.2f} ms | {slow * 1000:.2f} ms | {ratios} |")
+    return "\n".join([*lines, "", f"{len(bare)} keystrokes each, taking turns"])
+
+
+def _p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[98]
+
+
+def main() -> int:
+    """Both measurements; the exit status is 0 whatever they show."""
+    chosen = options("Terminals that can be left", keystrokes=500, megabytes=100, rounds=3)
+    with private_home() as home:
+        home.hapi("runner", "start")
+        text = latencies(echo(home, chosen.keystrokes))
+        print(f"\n{text}", flush=True)
+        bare, *others = [Row(path.name, path.seconds) for path in flood(home, chosen.megabytes, chosen.rounds)]
+    title = f"`cat` of {chosen.megabytes} MB to somebody who looks"
+    report(f"{text}\n\n{table(title, bare, others)}", record=chosen.record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
