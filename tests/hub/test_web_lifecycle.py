@@ -83,12 +83,11 @@ class TestNew:
             ({"sessionType": "worktree"}, "Path is not a Git repository: fatal: not a git repository"),
             ({"sessionType": "worktree", "directory": "missing"}, "does not exist"),
             ({"agent": "kimi"}, "kimi is not installed or is not on PATH"),
-            ({"agent": "gemini"}, "There is no agent called 'gemini'."),
+            ({"agent": "gemini"}, "gemini is not installed"),
             ({"agent": "grok"}, "no key, no agent"),
             ({"effort": "superhuman"}, "claude has no effort 'superhuman'"),
             ({"permissionMode": "read-only"}, "claude has no permission mode 'read-only'"),
             ({"model": "gpt-0"}, None),
-            ({"startingMode": "pty"}, "Terminal (pty) sessions cannot be started from the hub yet."),
             ({"directory": "relative/path"}, "ot an absolute path"),
             ({"directory": "/etc"}, "outside this machine's workspace roots"),
             ({"directory": "null\0character"}, "ot an absolute path"),
@@ -255,7 +254,7 @@ class TestFork:
 
     def test_one_that_cannot_does_not_offer_it(self, stage: Stage) -> None:
         session = stage.new(agent="copilot")
-        assert stage.row(session)["metadata"]["capabilities"] == {"terminal": False}
+        assert stage.row(session)["metadata"]["capabilities"] == {"terminal": True}
         with pytest.raises(WebError) as caught:
             stage.web.post(f"/api/sessions/{session}/fork")
         assert caught.value.status == 409

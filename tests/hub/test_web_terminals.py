@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from hapi import config, wire
-from hapi.terminal.protocol import Attached
+from hapi import config, handover, wire
+from hapi.terminal.protocol import Attach, Attached
 from tests.support.hub import OfficialHub, WebError
 from tests.support.runner import command_line
 from tests.support.terminal import RawViewer
 from tests.support.wait import until, until_async
-from tests.support.web_stage import SOON, Stage, end_all, on_stage
+from tests.support.web_stage import DIES, SOON, Stage, on_stage
 from tests.support.web_terminal import Page, WebTerminals
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(90)]
@@ -167,17 +167,17 @@ def test_trap_42_a_flood_while_the_hub_stands_still(
     process = psutil.Process(connector(stage))
     before, came = process.memory_info().rss, page.came
     browser.type(
-        terminal_id, f"head -c 25000000 /dev/zero | tr '\\0' x | fold; touch {mark.name}; echo; echo flood is over\r"
+        terminal_id, f"head -c 12000000 /dev/zero | tr '\\0' x | fold; touch {mark.name}; echo; echo flood is over\r"
     )
     until(lambda: page.came > came + 10_000, SOON, "the flood has begun")
     os.kill(shared_hub.pid, signal.SIGSTOP)
     try:
         until(mark.exists, SOON, "the shell is through while nobody reads")
-        assert process.memory_info().rss - before < 12_000_000
+        assert process.memory_info().rss - before < 6_000_000
     finally:
         os.kill(shared_hub.pid, signal.SIGCONT)
     page.sees("\nflood is over")
-    assert page.came - came < 12_000_000, "the page was spared the most of it"
+    assert page.came - came < 6_000_000, "the page was spared the most of it"
 
 
 def test_line_feeds_of_a_full_screen_program_go_straight_down(browser: WebTerminals, shell: tuple[str, Page]) -> None:
@@ -190,6 +190,18 @@ def test_line_feeds_of_a_full_screen_program_go_straight_down(browser: WebTermin
     page.sees("down\n    here")
 
 
+def test_a_session_without_terminals_says_so(stage: Stage, browser: WebTerminals) -> None:
+    """As those of supervisors from before there were any. The page offers to try again."""
+    session = stage.new()
+    sockets = config.load(stage.namespace, environ=stage.home.environment).paths.terminal_socket(session)
+    hidden = sockets.rename(sockets.with_suffix(".hidden"))
+    terminal_id, page = browser.open(session)
+    until(lambda: page.errors, SOON, "the reason")
+    assert page.errors == ["The session has no terminal to show. A session of an older version has none."]
+    hidden.rename(sockets)
+    browser.ready(session, terminal_id=terminal_id)
+
+
 # --------------------------------------------------------------------------------------------- the agent's own
 
 
@@ -198,17 +210,11 @@ async def viewers(stage: Stage, session: str) -> int:
     path = config.load(stage.namespace, environ=stage.home.environment).paths.terminal_socket(session)
     viewer = await RawViewer.connect(path)
     try:
-        viewer.send(wire_attach())
+        viewer.send(Attach(read_only=True, replay=False))
         attached = await viewer.next(Attached)
         return attached.viewers - 1
     finally:
         await viewer.close()
-
-
-def wire_attach() -> object:
-    from hapi.terminal.protocol import Attach
-
-    return Attach(read_only=True, replay=False)
 
 
 def test_a_session_in_a_terminal_is_shown_as_one(stage: Stage, browser: WebTerminals, pty: str) -> None:
@@ -283,25 +289,33 @@ def test_archived_reopened_and_resumed_as_a_terminal(stage: Stage) -> None:
     assert stage.info(session).driver == "pty"
 
 
-def test_switch_gives_a_terminal_back_to_the_chat(stage: Stage, browser: WebTerminals) -> None:
-    """The conversation goes on, and to the hub the session never ended: nobody's message is forgotten."""
+def test_between_terminal_and_chat_the_session_never_ends(stage: Stage, browser: WebTerminals) -> None:
+    """To the hub it is active all the time, so that it forgets nobody's message; the conversation goes on."""
     session = stage.new(startingMode="pty")
     page = browser.watch(session)
     browser.press(session, "/count\r")
     page.sees("\n1\n")
     active: list[bool] = []
 
-    def chats() -> bool:
+    def shown(mode: str) -> bool:
         row = stage.row(session)
         active.append(row["active"])
         state: dict[str, object] = row["agentState"]
-        return (state["startingMode"], state["controlledByUser"]) == ("remote", False)
+        return (state["startingMode"], state["controlledByUser"]) == (mode, mode == "pty")
 
     stage.web.post(f"/api/sessions/{session}/switch")
-    until(chats, SOON, "a chat")
+    until(lambda: shown("remote"), SOON, "a chat")
+    assert stage.say(session, "/count") == "2"
+    steps = handover.steps(stage.info(session), "pty", config.load(environ=stage.home.environment), os.environ)
+    assert steps.stop is not None and steps.spawn is not None
+    stage.home.ask(steps.stop, wire.SessionStopped)
+    stage.home.ask(steps.spawn, wire.Spawned)
+    until(lambda: shown("pty"), SOON, "a terminal again")
     assert all(active)
     assert "[Session terminated]" not in page.text
-    assert stage.say(session, "/count") == "2"
+    browser.watch(session)
+    browser.press(session, "/count\r")
+    page.sees("\n3\n")
 
 
 def test_a_terminal_that_has_no_chat_is_not_offered_one(stage: Stage, browser: WebTerminals) -> None:
@@ -325,16 +339,36 @@ def test_a_terminal_that_has_no_chat_is_not_offered_one(stage: Stage, browser: W
 
 
 def test_a_terminal_session_that_was_never_ready_says_why(stage: Stage) -> None:
-    """A flavor that is not installed, or has no interface of its own, fails as any spawn does."""
+    """Not installed, or at its end at once: with its last words, as any spawn that fails."""
+    agents = stage.home.read_settings()["agents"]
+    stage.home.settings(agents=agents | {"grok": {"command": DIES, "terminal": DIES}})
     assert "not installed" in stage.order(agent="kimi", startingMode="pty")["message"]
+    assert "no key, no agent" in stage.order(agent="grok", startingMode="pty")["message"]
+    assert "no key, no agent" in stage.error()["message"]
     with pytest.raises(WebError, match="400"):
         stage.order(agent="agy", startingMode="pty")
 
 
-def test_ends_with_the_session(stage: Stage, browser: WebTerminals) -> None:
+def test_terminals_outlive_the_hub(
+    stage: Stage, browser: WebTerminals, shared_hub: OfficialHub, pty: str, shell: tuple[str, Page], chat: str
+) -> None:
+    """Killed and started again: the browser's connection comes back by itself, to the same shell and screen."""
+    terminal_id, page = shell
+    browser.type(terminal_id, "kept=still\r")
+    page.sees("kept=still")
+    shared_hub.kill()
+    shared_hub.start()
+    browser.connect()
+    until(lambda: stage.row(pty)["active"] and stage.row(chat)["active"], SOON, "the connector is back")
+    browser.watch(pty).sees("Demo conversation")
+    browser.ready(chat, cols=100, rows=30, terminal_id=terminal_id)
+    browser.type(terminal_id, "echo it is $kept here\r")
+    page.sees("it is still here")
+
+
+def test_a_shell_ends_with_its_session(stage: Stage, browser: WebTerminals) -> None:
     """An archived session's shell is over, and says so."""
     session = stage.new()
     _, page = browser.ready(session)
     stage.web.archive(session)
     until(lambda: page.exits or page.errors, SOON, "the page is told")
-    end_all(stage)

@@ -18,6 +18,7 @@ from tests.support.wait import until
 
 NAMESPACE = "/terminal"
 SOON = 15
+_REDRAWN = "\x18\x1b\\"  # a whole screen begins so: what came before need not be drawn
 _NOT_PYTES = re.compile(r"\x1b\[[<=>][\d;]*[A-Za-z]")  # keyboard and other private modes, of which pyte prints a part
 
 
@@ -36,6 +37,7 @@ class Page:
         self.screen = _Screen(cols, rows)
         self._stream = pyte.Stream(self.screen)
         self._lock = threading.Lock()
+        self._unseen: list[str] = []
         self.came = 0
         self.raw = ""  # the newest of it
         self.ready = 0
@@ -47,12 +49,15 @@ class Page:
         with self._lock:
             self.came += len(data)
             self.raw = (self.raw + data)[-100_000:]
-            self._stream.feed(_NOT_PYTES.sub("", data))
+            self._unseen.append(data)
 
     @property
     def text(self) -> str:
         """What is on the screen."""
         with self._lock:
+            came = "".join(self._unseen)
+            self._unseen.clear()
+            self._stream.feed(_NOT_PYTES.sub("", came[max(came.rfind(_REDRAWN), 0) :]))
             return "\n".join(line.rstrip() for line in self.screen.display)
 
     def sees(self, words: str, deadline_s: float = SOON) -> str:
@@ -105,8 +110,11 @@ class WebTerminals:
 
     def ready(self, session: str, **more: Any) -> tuple[str, Page]:
         """As `open`, and wait until the shell is there."""
+        known = self._pages.get(more.get("terminal_id", ""))
+        before = 0 if known is None else known.ready
+        if known is not None:
+            known.errors.clear()
         terminal_id, page = self.open(session, **more)
-        before = page.ready
         until(lambda: page.ready > before or page.errors, SOON, "the shell is there")
         assert not page.errors, page.errors
         return terminal_id, page

@@ -165,6 +165,16 @@ def test_the_worktree_of_a_session_without_a_record_stays_on_its_row():
     assert describe.metadata(snapshot(), base, HOST, archived=False, now=9)["worktree"] == base["worktree"]
 
 
+def test_a_session_in_a_terminal_says_so_wherever_the_hub_looks():
+    there = snapshot(driver="pty")
+    assert describe.metadata(there, {}, HOST, archived=False, now=9)["startingMode"] == "pty"
+    state = describe.agent_state(there, can_chat=True)
+    assert (state["startingMode"], state["controlledByUser"]) == ("pty", True)
+    back = snapshot()
+    assert describe.metadata(back, {"startingMode": "pty"}, HOST, archived=False, now=9)["startingMode"] == "remote"
+    assert describe.agent_state(back)["controlledByUser"] is False
+
+
 def test_agent_state_is_capped_and_newest_first_out():
     request = wire.PermissionRequest(request_id="r", tool="T", arguments={}, created_at=1, tool_call_id="c")
     outcomes = [
@@ -234,6 +244,8 @@ def test_end_reasons(reason, code, word):
         ({"effort": "max"}, "effort", "max"),
         ({"modelReasoningEffort": "low"}, "effort", "low"),
         ({"yolo": True}, "yolo", True),
+        ({"startingMode": "pty"}, "driver", "pty"),
+        ({"startingMode": "remote"}, "driver", "acp"),
         ({"permissionMode": "plan"}, "permission_mode", "plan"),
         (
             {"serviceTier": "fast", "copilotAgentMode": "plan"},

@@ -104,6 +104,8 @@ class AgentTerminal:
 
     def disconnected(self) -> None:
         """Nobody can be shown anything."""
+        if self._unasked is not None:
+            self._watched = False
         for task in (self._task, self._unasked):
             if task is not None:
                 task.cancel()

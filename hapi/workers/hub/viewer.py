@@ -38,7 +38,7 @@ class Viewer:
         except TimeoutError:
             raise HapiError(ErrorCode.TIMEOUT, "The session's terminal does not answer.") from None
         except OSError:
-            hint = "A session of an older version has no terminals."
+            hint = "A session of an older version has none."
             raise HapiError(ErrorCode.NOT_RUNNING, "The session has no terminal to show.", hint) from None
         return viewer
 

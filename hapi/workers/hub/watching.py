@@ -10,6 +10,7 @@ from typing import Protocol
 from hapi.errors import HapiError
 from hapi.terminal import protocol
 from hapi.terminal.protocol import Attach, Ended, FromViewer, Input, Output, Replay, Resize, ToViewer
+from hapi.wire import Failure
 from hapi.workers.hub.feed import Feed
 from hapi.workers.hub.problems import HubProblem
 from hapi.workers.hub.viewer import Viewer
@@ -123,6 +124,9 @@ class Watching:
                 await self._feed.redraw(message.data)
             elif isinstance(message, Ended):
                 await self._face.ended(message)
+                return True
+            elif isinstance(message, Failure):
+                await self._face.failed(message.error().words)
                 return True
         if output:
             await self._feed.show(bytes(output))
