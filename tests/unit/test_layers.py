@@ -37,6 +37,8 @@ PURE = (
     "hapi.workers.supervisor.pieces",
     "hapi.workers.supervisor.questions",
     "hapi.workers.supervisor.environment",
+    "hapi.terminal.recorder",
+    *(name for name in MODULES if name.startswith("hapi.terminal.screen")),
 )
 IMPURE = {"zmq", "psutil", "asyncio", "time", "os", "socket", "subprocess", "signal", "threading"}
 
