@@ -260,6 +260,14 @@ def test_the_alternate_screen_is_cropped_and_the_main_one_is_whole():
     assert made.text() == "main screen!"
 
 
+def test_a_saved_cursor_is_within_the_new_size():
+    made = screen("\x1b[5;20Hx\x1b7")
+    made.resize(5, 2)
+    assert copy(made).replay() == made.replay()
+    made.feed(b"\x1b[H\x1b8y")
+    assert made.text(history=False).endswith("    y")
+
+
 def test_many_colours_and_clusters_are_swept_out():
     made = screen(cols=40, rows=10)
     for n in range(9000):
