@@ -75,6 +75,7 @@ class Inks:
         self._numbers: dict[Pen, str] = {DEFAULT_PEN: PLAIN}
         self._clusters: dict[str, str] = {}
         self._cluster_texts: dict[str, str] = {}
+        self._next_cluster = 0
         self._sweep_at = _SWEEP_AT
 
     def number(self, pen: Pen) -> str:
@@ -121,9 +122,10 @@ class Inks:
     def _free_cluster(self) -> int | None:
         if len(self._clusters) >= _MAX_CLUSTERS:
             return None
-        number = len(self._clusters)
-        while chr(CLUSTERS + number) in self._cluster_texts:  # a sweep has left gaps
+        number = self._next_cluster
+        while chr(CLUSTERS + number) in self._cluster_texts:
             number = (number + 1) % _MAX_CLUSTERS
+        self._next_cluster = (number + 1) % _MAX_CLUSTERS
         return number
 
     def cells(self, text: str) -> tuple[str, str]:

@@ -178,12 +178,11 @@ class Parser:
     def _csi_with_controls(self, segment: str) -> int:
         """Control characters in a sequence are done before it; CAN and SUB end it, other rubbish does too."""
         found = _csi_with_controls(segment)
-        assert found is not None  # it begins with a bracket
-        self._text("".join(character for character in found[0] if character < " "))
-        clean = "".join(character for character in found[0] if character >= " ")
+        end = found.end() if found else 1
+        self._text("".join(character for character in segment[:end] if character < " "))
+        clean = "".join(character for character in segment[:end] if character >= " ")
         if _CSI(clean):
             self._segment(clean, skipping=False)
-        end = found.end()
         return end + 1 if segment[end : end + 1] in {"\x18", "\x1a"} else end
 
     def _short(self, segment: str) -> int:

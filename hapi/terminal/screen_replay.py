@@ -71,8 +71,10 @@ def _rows(screen: Emulator, grid: Grid) -> str:
     joined = False  # the cursor is where this row goes on, waiting to wrap into it
     for row in range(grid.rows):
         line = grid.drawn(row, screen.looks)
-        if line:
-            out.append(line if joined else f"\x1b[{row + 1}H{line}")
+        if joined:
+            out.append(line or " ")
+        elif line:
+            out.append(f"\x1b[{row + 1}H{line}")
         joined = grid.wrapped(row) and bool(line)
     return "".join(out)
 

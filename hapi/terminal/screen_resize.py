@@ -38,6 +38,8 @@ def resize(screen: Emulator, cols: int, rows: int) -> None:
         screen.x, screen.y = min(screen.x, cols - 1), screen.y - gone
     else:
         screen.grid = screen.main
+    if screen.saved is not None:
+        screen.saved.x, screen.saved.y = min(screen.saved.x, cols - 1), min(screen.saved.y, rows - 1)
     screen.cols, screen.rows = cols, rows
     screen.tabs = screen.tabs and frozenset(stop for stop in screen.tabs if stop < cols)
     screen.top, screen.bottom, screen.left, screen.right = 0, rows, 0, cols

@@ -11,6 +11,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from hapi.terminal.screen import Screen
 
@@ -37,7 +38,7 @@ class PtyProgram:
         self.screen = Screen(cols, rows)
         self.written = b""
 
-    def __enter__(self) -> PtyProgram:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

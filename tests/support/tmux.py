@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _DEADLINE_S = 20
-_FLAGS = (
-    "cursor_x cursor_y cursor_flag alternate_on insert_flag origin_flag wrap_flag keypad_cursor_flag keypad_flag"
-    " mouse_standard_flag mouse_button_flag mouse_all_flag mouse_sgr_flag mouse_utf8_flag scroll_region_upper scroll_region_lower"
-    " pane_tabs"
-).split()
+_FLAGS = [
+    *(
+        "cursor_x",
+        "cursor_y",
+        "cursor_flag",
+        "alternate_on",
+        "insert_flag",
+        "origin_flag",
+        "wrap_flag",
+        "keypad_cursor_flag",
+    ),
+    *("keypad_flag", "mouse_standard_flag", "mouse_button_flag", "mouse_all_flag", "mouse_sgr_flag", "mouse_utf8_flag"),
+    *("scroll_region_upper", "scroll_region_lower", "pane_tabs"),
+]
 # The bytes, then a question: when its answer is there, tmux has done all of them.
 _PROGRAM = r"stty raw -echo; cat {path}; printf '\033[5n'; dd bs=1 count=4 of=/dev/null 2>/dev/null; {tmux} wait-for -S {name}; read -r end"
 

@@ -39,6 +39,8 @@ PURE = (
     "hapi.workers.supervisor.questions",
     "hapi.workers.supervisor.environment",
     "hapi.workers.supervisor.escapes",
+    "hapi.terminal.recorder",
+    *(name for name in MODULES if name.startswith("hapi.terminal.screen")),
 )
 IMPURE = {"zmq", "psutil", "asyncio", "time", "os", "socket", "subprocess", "signal", "threading"}
 

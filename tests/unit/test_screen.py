@@ -110,7 +110,7 @@ def test_links_are_kept():
 
 
 def test_modes_come_back():
-    modes = "?1h ?1002h ?1006h ?1004h ?2004h ?25l 4h".split()
+    modes = ["?1h", "?1002h", "?1006h", "?1004h", "?2004h", "?25l", "4h"]
     made = screen(*(f"\x1b[{mode}" for mode in modes), "\x1b=\x1b[5 q\x1b[>5u\x1b[>4;2m\x1b[2;4r\x1b]2;title\x1b\\")
     drawn = made.replay().decode().rpartition("\x1b[2J")[2]
     for sequence in [f"\x1b[{mode}" for mode in modes] + [
@@ -260,9 +260,17 @@ def test_the_alternate_screen_is_cropped_and_the_main_one_is_whole():
     assert made.text() == "main screen!"
 
 
+def test_a_saved_cursor_is_within_the_new_size():
+    made = screen("\x1b[5;20Hx\x1b7")
+    made.resize(5, 2)
+    assert copy(made).replay() == made.replay()
+    made.feed(b"\x1b[H\x1b8y")
+    assert made.text(history=False).endswith("    y")
+
+
 def test_many_colours_and_clusters_are_swept_out():
     made = screen(cols=40, rows=10)
-    for n in range(30_000):
+    for n in range(9000):
         made.feed(
             b"\x1b[38;2;%d;%d;1m" % (n % 256, n // 256)
             + f"{chr(97 + n % 26)}{chr(0x300 + n % 100)}{chr(0x320 + n // 1000)}".encode()
