@@ -194,7 +194,9 @@ class Top:
             if row.info.driver == "pty":
                 self._lend("attach", session_id)
             else:
-                self._message = f"This chat has no terminal: l reads along, hapi resume {session_id[:8]} takes it into one."
+                self._message = (
+                    f"This chat has no terminal: l reads along, hapi resume {session_id[:8]} takes it into one."
+                )
 
     def _stop(self, session_id: str) -> None:
         """In the background: that may take a while, and the table shows it."""
