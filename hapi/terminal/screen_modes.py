@@ -37,10 +37,9 @@ _NEUTRAL = (
 )
 _COLOURS = "\x1b]104\x1b\\\x1b]110\x1b\\\x1b]111\x1b\\\x1b]112\x1b\\"
 
-RESTORE = ("\x18\x1b\\" + _POP_ALL + "\x1b[?1047l" + _NEUTRAL + _COLOURS).encode()
+RESTORE = ("\x18\x1b\\" + _POP_ALL + "\x1b[?1049l" + _NEUTRAL + _COLOURS).encode()
 """Puts a person's own terminal back to normal whatever a program did to it, also in the middle of a sequence: its main
-screen, everything else as after a reset. Text and cursor stay where they are (1049 instead of 1047 would have terminals,
-also those that show their main screen, put the cursor where it was when the alternate one was last shown).
+screen with the cursor where it was, everything else as after a reset. The text on it stays.
 """
 
 PRELUDE = RESTORE.decode() + "\x1b[?2026h\x1b[H\x1b[2J"

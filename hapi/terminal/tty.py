@@ -19,7 +19,9 @@ _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 _DEFAULT_SIZE = (80, 24)
 BOTTOM = b"\x1b[999;1H\r\n"  # below whatever is shown
 _SAVE_TITLE = b"\x1b[22;2t"
-_LEAVE = RESTORE + b"\x1b[23;2t"
+# 1049 also puts the cursor where it was before the alternate screen, in some terminals even if that is not shown: then
+# what is written next would stand in the middle of what a program wrote to the main screen
+LEAVE = RESTORE.replace(b"\x1b[?1049l", b"\x1b[?1047l") + b"\x1b[23;2t"
 
 
 class Hungup(Exception):
@@ -68,7 +70,7 @@ class OwnTerminal:
         """Make it raw, guarded; once more, if something else has changed it. Raises Hungup."""
         raw, again = _raw(self._before), self._guard is not None
         try:
-            self._guard = self._guard or Guard(self._fd, self._before, _LEAVE + BOTTOM)
+            self._guard = self._guard or Guard(self._fd, self._before, LEAVE + BOTTOM)
             termios.tcsetattr(self._fd, termios.TCSADRAIN, raw)
         except (termios.error, OSError):
             raise Hungup from None
@@ -79,7 +81,7 @@ class OwnTerminal:
         if self._guard is None:
             return
         self._drain()
-        self._out[:] = _LEAVE + more
+        self._out[:] = LEAVE + more
         self._drain()
         self._out.clear()
         with contextlib.suppress(termios.error):

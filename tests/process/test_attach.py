@@ -18,7 +18,7 @@ from hapi import config, procs, wire
 from hapi.terminal.client import connect
 from hapi.terminal.guard import TITLE
 from hapi.terminal.protocol import Attach, Output, Replay, Resized
-from hapi.terminal.screen_modes import RESTORE
+from hapi.terminal.tty import LEAVE
 from tests.support.person import Person, Tmux
 from tests.support.runner import Runner, command_line, gone
 from tests.support.wait import until
@@ -85,7 +85,7 @@ def test_attach_type_detach_and_find_it_again(home):
         person.types(DETACH)
         assert person.ends() == 0
         assert person.attributes() == person.before
-        assert RESTORE in person.raw
+        assert LEAVE in person.raw
         person.sees(f"The session goes on: hapi attach {session[:8]}")
     with Person(home, "attach", session[:6], "--quiet", size=(100, 30)) as person:
         person.sees("one-2")
@@ -168,7 +168,7 @@ def test_a_killed_client_leaves_a_terminal_as_it_was(home):
         os.killpg(person.process.pid, signal.SIGKILL)
         assert person.ends() == -signal.SIGKILL
         until(lambda: person.attributes() == person.before, 10, "the terminal is as it was")
-        person.writes(RESTORE)
+        person.writes(LEAVE)
         gone(guard)
     with Person(home, "attach", session, "-q") as person:
         person.sees("full-7")
@@ -188,7 +188,7 @@ def test_a_signal_ends_it_in_good_order(home, number, status):
         person.kills(number)
         assert person.ends() == status
         assert person.attributes() == person.before
-        assert RESTORE in person.raw
+        assert LEAVE in person.raw
     gone(guard)
     stop(home, session)
 
