@@ -176,7 +176,7 @@ def test_a_full_screen_program_in_the_agents_place(app: App) -> None:
         command=["vim", "-u", "NONE", "-N", "+set nu ruler", "README.md"],
     )
     session = app.runner.ask(order, wire.Spawned).info.session_id
-    app.wait_session(session, "shown", active=True)
+    until(lambda: session in {row["id"] for row in app.web.sessions() if row["active"]}, SOON, "the hub shows it")
     app.open(session)
     terminal = toggle(app)
     text = terminal.sees("  1 # A project\n~")
