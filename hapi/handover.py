@@ -116,7 +116,10 @@ def _check(agent: Agent, info: wire.SessionInfo, driver: wire.Driver) -> None:
         raise HapiError(ErrorCode.BAD_REQUEST, message)
     if driver == "acp" and not agent.resume:
         raise HapiError(ErrorCode.BAD_REQUEST, f"{agent.title} cannot take up a conversation in the chat.")
-    tells_at_its_end = info.driver == "pty" and info.phase is not Phase.ENDED and agent.conversation.farewell
-    if info.native_id is None and not tells_at_its_end:
+    if info.native_id is None:
         message = f"{agent.title} has not told the id of its conversation; it could only begin a new one there."
-        raise HapiError(ErrorCode.BAD_REQUEST, message, "Some agents tell it with the first message.")
+        raise HapiError(
+            ErrorCode.BAD_REQUEST,
+            message,
+            "Some agents tell it with the first message, some when they end: quit it, then resume it.",
+        )

@@ -108,12 +108,6 @@ def test_who_can_chat(config):
     assert not handover.can_chat(session(driver="pty", agent="vim"), config)
 
 
-def test_one_that_tells_its_conversation_when_it_ends_may_go_without_it(config):
-    opencode = {"agent": "opencode", "native_id": None}
-    assert handover.can_chat(session(**opencode, driver="pty"), config)
-    assert not handover.can_chat(session(**opencode, driver="pty", phase=Phase.ENDED), config)
-
-
 def test_the_way_back_is_as_it_was(config):
     order = handover.back(session(driver="acp"))
     assert (order.driver, order.resume, order.existing) == ("acp", "n-1", True)

@@ -161,6 +161,8 @@ class TerminalSession(Session):
             return
         screen = self._terminal.recorder.screen
         self._news.words(screen.last_line())
+        if self.info.native_id is None:  # a short answer makes no phase, and may be the first one
+            self._start(self._learn(), "learn")
         title = headline(screen.title)
         if title and title != self.info.title:
             self.info.title = title
