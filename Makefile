@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HUB_VERSION := 0.30.7
 CODEX_ACP_VERSION := 0.16.0
-BENCHMARKS := restart
+BENCHMARKS := restart terminal
 HUB := .cache/hub/.installed-$(HUB_VERSION)
 CODEX := .cache/codex/.installed-$(CODEX_ACP_VERSION)
 
