@@ -39,7 +39,7 @@ class Stage:
             started_at=0,
             driver="pty",
         )
-        base = environment or {"PATH": os.environ["PATH"], "SHELL": "/bin/bash"}
+        base = {"HOME": str(directory)} | (environment or {"PATH": os.environ["PATH"], "SHELL": "/bin/bash"})
         self.habitat = Habitat(str(directory), shell_environment(base, self.info.session_id, None))
         self.terminals = Terminals(self.path, lambda: self.info, self.habitat, **options)
         self._agents: dict[int, Terminal] = {}
