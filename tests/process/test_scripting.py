@@ -101,8 +101,8 @@ def test_wait_right_behind_send_is_not_answered_from_the_time_before(desk: Runne
 
 
 def test_messages_that_wait_are_counted(desk: Runner, session: str) -> None:
-    say(desk, session, "/slow 0.5 1")
-    desk.wait_phase(session, "working")
+    say(desk, session, "/slow 2 1")
+    until(lambda: (info := desk.info(session)) is not None and info.phase is Phase.WORKING, 10, "it works")
     say(desk, session, "/say two")
     say(desk, session, "/say three")
     info = desk.info(session)
