@@ -16,7 +16,18 @@ from tests.support.hub import OfficialHub, WebClient, find_hub
 from tests.support.runner import Runner
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, all that tests start would inherit that it is ignored
+LONG_S = 120
 REQUIRED = frozenset(filter(None, os.environ.get("HAPI_TEST_REQUIRE", "").split(",")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that may take minutes go first: nobody waits for one of them at the end, while other workers idle."""
+    items.sort(key=lambda item: -LONG_S if _patience_s(item) >= LONG_S else 0)
+
+
+def _patience_s(item: pytest.Item) -> float:
+    """What the test itself asks for; a time-out for a whole module says little of its tests."""
+    return max((float(marker.args[0]) for marker in item.own_markers if marker.name == "timeout"), default=0.0)
 
 
 def skip_or_fail(what: str, why: str) -> None:
