@@ -52,6 +52,7 @@ def top() -> None:
         watcher.start()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
+    signal.signal(signal.SIGQUIT, lambda *_: None)  # the detach key, typed once more than needed
     for name in ("LINES", "COLUMNS"):
         os.environ.pop(name, None)  # curses would believe them, and not see that the window has another size
     try:
