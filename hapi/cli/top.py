@@ -85,6 +85,7 @@ class Top:
         self._config = config
         self._watcher = watcher
         self._chosen = ""  # its id: rows come and go
+        self._place = 0
         self._first = 0
         self._message = ""
         self._doomed = ""  # the session that a press of y stops
@@ -136,9 +137,10 @@ class Top:
         return self._watcher.sight.rows
 
     def _at(self) -> int:
-        """Where the chosen row is now; the first one if it is gone."""
+        """Where the chosen row is now; if it is gone, the one that took its place."""
         ids = [row.info.session_id for row in self._rows()]
-        return ids.index(self._chosen) if self._chosen in ids else 0
+        self._place = ids.index(self._chosen) if self._chosen in ids else min(self._place, max(0, len(ids) - 1))
+        return self._place
 
     def _draw(self) -> None:
         from hapi.cli import table

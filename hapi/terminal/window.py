@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -86,6 +87,8 @@ class Window:
     def _leave(self) -> None:
         ended = self._outcome.ended if self._outcome is not None else None
         in_order = ended is not None and ended.code is not None  # then it has left the cursor where the next line goes
+        with contextlib.suppress(Hungup):
+            self._terminal.write(self._notice.end())
         self._terminal.leave(more=b"" if in_order else BOTTOM)
         if ended is None:
             self._terminal.forget_input()

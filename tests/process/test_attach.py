@@ -280,10 +280,11 @@ def test_one_can_leave_while_the_terminal_takes_nothing(home):
 
 def test_the_supervisor_dies_and_it_is_said(home):
     session = shell(home)
-    with Person(home, "attach", session, "-q") as person:
-        person.sees("$")
+    with Person(home, "attach", session) as person:
+        person.sees("detaches")
         os.kill(home.session(session)["pid"], signal.SIGKILL)
         assert person.ends() == 1
+        assert "detaches" not in person.text()
         assert person.attributes() == person.before
         person.sees("its supervisor ended without a word")
     home.ended(session)

@@ -95,6 +95,9 @@ def test_it_survives_the_runner(desk: Runner) -> None:
         gone(broker)
         person.sees("! The runner is not running")
         person.sees(key[:8])
+        with Person(desk, "top", size=(100, 12)) as late:
+            late.sees("! The runner is not running")
+            late.sees(key[:8])
         desk.ensure()
         person.misses("! The runner")
         person.sees(key[:8])
