@@ -68,7 +68,11 @@ def find(config: Config, target: str) -> SessionInfo:
     found = [info for info in matches if info.phase is not Phase.ENDED] or matches
     if not found:
         message = f"No session {target!r}."
-        raise HapiError(ErrorCode.UNKNOWN_SESSION, message, "hapi runner list --ended shows them all.")
+        raise HapiError(
+            ErrorCode.UNKNOWN_SESSION,
+            message,
+            "hapi runner list --ended shows them all. At least 4 characters of an id are needed.",
+        )
     if len(found) > 1:
         some = ", ".join(info.session_id[:13] for info in found[:5])
         raise HapiError(ErrorCode.AMBIGUOUS_SESSION, f"{target!r} fits {len(found)} sessions: {some}")
