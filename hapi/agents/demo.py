@@ -26,7 +26,8 @@ USAGE = """usage: python -m hapi.agents.demo [--help]
 
 An ACP agent (JSON-RPC 2.0, one message a line) on stdin and stdout, for trying things out. Send it /help.
 
-HAPI_DEMO_HOME      keep sessions in this directory, so that another process can load them (else in memory)
+HAPI_DEMO_HOME      keep sessions in this directory, so that another process can load them; default: HAPI_HOME/demo
+                    in a session of the runner, else in memory
 HAPI_DEMO_DELAY_MS  pause after each piece of text (default 2)
 HAPI_DEMO_BUSY      refuse: no other model while a turn runs
 HAPI_DEMO_RESUME    how old sessions are taken up: load (default), resume (their history is not told), none
@@ -693,6 +694,15 @@ def _fault(fault: str) -> None:
         sys.exit(f"HAPI_DEMO_START: no such fault: {kind}")
 
 
+def _settle() -> None:
+    """Find a place for conversations, as the demo agent in a terminal does: so that they can be handed over."""
+    if os.environ.get("HAPI_SESSION_ID"):
+        home = os.environ.get("HAPI_HOME") or os.path.expanduser("~/.hapi")
+        os.environ["HAPI_DEMO_HOME"] = os.environ.get("HAPI_DEMO_HOME") or os.path.join(home, "demo")
+    if os.environ.get("HAPI_DEMO_HOME"):
+        os.makedirs(os.environ["HAPI_DEMO_HOME"], mode=0o700, exist_ok=True)
+
+
 def main() -> None:
     """Serve ACP on stdin and stdout until stdin ends; `--help` prints how to use it."""
     if sys.argv[1:]:
@@ -701,8 +711,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     for fault in os.environ.get("HAPI_DEMO_START", "").split(","):
         _fault(fault)
-    if os.environ.get("HAPI_DEMO_HOME"):
-        os.makedirs(os.environ["HAPI_DEMO_HOME"], mode=0o700, exist_ok=True)
+    _settle()
     threading.stack_size(_STACK_BYTES)
     wire = _Wire()
     threading.Thread(target=_read, args=(wire.inbound,), daemon=True).start()

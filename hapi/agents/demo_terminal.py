@@ -28,7 +28,8 @@ USAGE = """usage: python -m hapi.agents.demo_terminal [--session-id ID | --resum
 
 The demo agent in a terminal. Send it /help.
 
-HAPI_DEMO_HOME      keep conversations in this directory, shared with the chat of the demo agent (else in memory)
+HAPI_DEMO_HOME      keep conversations in this directory, shared with the chat of the demo agent; default:
+                    HAPI_HOME/demo in a session of the runner, else in memory
 HAPI_DEMO_DELAY_MS  pause after each piece of text (default 2)
 """
 _OPTIONS = ("--session-id", "--resume", "--model")
@@ -48,6 +49,13 @@ class _Over(Exception):
     """The conversation is over for now."""
 
 
+def _home() -> str | None:
+    """Where conversations are kept, as `demo.py` has it."""
+    if os.environ.get("HAPI_DEMO_HOME") or not os.environ.get("HAPI_SESSION_ID"):
+        return os.environ.get("HAPI_DEMO_HOME")
+    return os.path.join(os.environ.get("HAPI_HOME") or os.path.expanduser("~/.hapi"), "demo")
+
+
 class Memory:
     """A conversation as `demo.py` keeps it: other things in the file stay as they are."""
 
@@ -56,7 +64,7 @@ class Memory:
         if not key.replace("-", "").isalnum():
             raise ValueError(key)
         self.key = key
-        home = os.environ.get("HAPI_DEMO_HOME")
+        home = _home()
         self._path = os.path.join(home, f"{key}.json") if home else None
         self.saved: dict[str, Any] = {"count": 0, "used": 0, "history": []}
         if home:

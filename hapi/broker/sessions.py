@@ -56,7 +56,9 @@ class Sessions:
                 names = ", ".join(info.session_id[:13] for info in matches[:5])
                 raise HapiError(ErrorCode.AMBIGUOUS_SESSION, f"{target!r} fits {len(matches)} sessions: {names}")
         raise HapiError(
-            ErrorCode.UNKNOWN_SESSION, f"No session {target!r}.", "hapi runner list --ended shows them all."
+            ErrorCode.UNKNOWN_SESSION,
+            f"No session {target!r}.",
+            "hapi runner list --ended shows them all. At least 4 characters of an id are needed.",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Any
 
 from hapi import files, ids, wire
@@ -55,7 +56,7 @@ def installed(config: Config) -> list[Agent]:
 
 def run_agent(config: Config, name: str, words: list[str]) -> int:
     """Start a session of that agent here, with these arguments, and attach; the exit status."""
-    words_hint = f" -- {' '.join(words)}" if words else ""
+    words_hint = f" -- {shlex.join(words)}" if words else ""
     attach.need_terminal(f"In a script write: hapi runner spawn . --agent {name}{words_hint}")
     agent = table.find(name, config)
     table.resolve(agent, None, terminal=True)  # a missing program is told before a runner is started
@@ -71,7 +72,7 @@ def command(config: Config, words: list[str], name: str | None, *, detach: bool)
     wanted = order(agent=_label(name or os.path.basename(words[0])), command=words)
     if detach:
         return spawned(config, wanted)
-    attach.need_terminal(f"In a script write: hapi run --detach -- {' '.join(words)}")
+    attach.need_terminal(f"In a script write: hapi run --detach -- {shlex.join(words)}")
     return look(config, spawned(config, wanted))
 
 

@@ -106,7 +106,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter's last flush must find something
         return EXIT_USER
     except Exception as error:  # noqa: BLE001 - the last resort: people get a line, not a traceback
-        return _usage_error(error, as_json=as_json) if _is_usage(error) else _our_fault(error, as_json=as_json)
+        return _last_resort(error, arguments, as_json=as_json)
     return status if isinstance(status, int) else EXIT_OK
 
 
@@ -142,6 +142,15 @@ def wants_json(arguments: list[str]) -> bool:
     """Whether the caller asked for JSON, so that errors are JSON as well."""
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--json" in own
+
+
+def _last_resort(error: Exception, arguments: list[str], *, as_json: bool) -> int:
+    if _is_usage(error):
+        return _usage_error(error, as_json=as_json)
+    if isinstance(error, UnicodeEncodeError) and any("\udc80" <= one <= "\udcff" for one in "".join(arguments)):
+        output.show_error(HapiError(ErrorCode.USAGE, "A word of this command is not UTF-8."), as_json=as_json)
+        return EXIT_USAGE
+    return _our_fault(error, as_json=as_json)
 
 
 def _is_usage(error: Exception) -> bool:

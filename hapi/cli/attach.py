@@ -25,6 +25,7 @@ from hapi.wire import SessionInfo
 
 APPEAR_S = 5.0  # a session that lives opens its socket within that, also while it starts
 _POLL_S = 0.05
+_DYING_S = 1.0  # a process that is killed lets go of its sockets before it is gone
 _SHORT = 8
 _SHORTEST_PREFIX = 4
 
@@ -67,7 +68,11 @@ def find(config: Config, target: str) -> SessionInfo:
     found = [info for info in matches if info.phase is not Phase.ENDED] or matches
     if not found:
         message = f"No session {target!r}."
-        raise HapiError(ErrorCode.UNKNOWN_SESSION, message, "hapi runner list --ended shows them all.")
+        raise HapiError(
+            ErrorCode.UNKNOWN_SESSION,
+            message,
+            "hapi runner list --ended shows them all. At least 4 characters of an id are needed.",
+        )
     if len(found) > 1:
         some = ", ".join(info.session_id[:13] for info in found[:5])
         raise HapiError(ErrorCode.AMBIGUOUS_SESSION, f"{target!r} fits {len(found)} sessions: {some}")
@@ -76,9 +81,14 @@ def find(config: Config, target: str) -> SessionInfo:
 
 def with_terminals(config: Config) -> list[SessionInfo]:
     """The live sessions whose program runs in a terminal, the newest first."""
-    live = [info for info in _records(config) if info.phase is not Phase.ENDED and info.driver == "pty"]
-    live = [info for info in live if info.supervisor is not None and procs.is_alive(info.supervisor)]
-    return sorted(live, key=lambda info: info.started_at, reverse=True)
+    return [info for info in live(config) if info.driver == "pty"]
+
+
+def live(config: Config) -> list[SessionInfo]:
+    """The sessions that live, as their records have them, the newest first. Asks no runner."""
+    found = [info for info in _records(config) if info.phase is not Phase.ENDED]
+    found = [info for info in found if info.supervisor is not None and procs.is_alive(info.supervisor)]
+    return sorted(found, key=lambda info: info.started_at, reverse=True)
 
 
 def choose(config: Config) -> SessionInfo | None:
@@ -262,7 +272,7 @@ def _lost(now: SessionInfo, error: HapiError | None) -> HapiError:
     name = now.session_id[:_SHORT]
     if error is not None and error.code is not ErrorCode.CONNECTION_LOST:
         return error
-    if now.phase is Phase.ENDED or now.supervisor is None or not procs.is_alive(now.supervisor):
+    if now.phase is Phase.ENDED or now.supervisor is None or procs.wait_gone(now.supervisor, _DYING_S):
         message = f"Session {name} is gone: its supervisor ended without a word."
         return HapiError(ErrorCode.CONNECTION_LOST, message, "What the runner knows of it: hapi runner list --ended")
     message = error.message if error is not None else "The connection to the session was lost."

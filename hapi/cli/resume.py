@@ -9,6 +9,7 @@ import typer
 from hapi.cli import output
 from hapi.cli.common import Json, examples, load
 from hapi.cli.sessions import to_json
+from hapi.errors import ErrorCode, HapiError
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +38,8 @@ def resume(
     """
     from hapi.cli import resuming
 
+    if as_json and not chat:
+        raise HapiError(ErrorCode.USAGE, "--json needs --chat: attached, the terminal is the session's.")
     config = load()
     if not chat:
         raise typer.Exit(resuming.here(config, target, cut=now))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def send(  # noqa: PLR0913, PLR0917 - one parameter per option
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Say something to a session's agent. Returns once the message is safely on disk, or with --wait is answered."""
-    words = sys.stdin.read() if text == "-" else text
+    words = _words(text)
     if not words.strip():
         raise HapiError(ErrorCode.USAGE, "There is nothing to send.")
     if timeout is not None and not wait:
@@ -56,6 +57,14 @@ def send(  # noqa: PLR0913, PLR0917 - one parameter per option
         output.say_json({"accepted": True} | ({"detail": reply.detail} if reply.detail else {}))
     else:
         output.note("Sent.")
+
+
+def _words(text: str) -> str:
+    """What to say. Raises HapiError(usage) for what is no text: not UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode() if text == "-" else os.fsencode(text).decode()
+    except UnicodeDecodeError:
+        raise HapiError(ErrorCode.USAGE, "The text is not UTF-8.") from None
 
 
 def _converse(config: Config, said: wire.SendText, timeout: float | None, *, as_json: bool) -> None:

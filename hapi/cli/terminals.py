@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from hapi.cli import output
 from hapi.cli.common import Json, examples, load
 from hapi.cli.sessions import to_json
+from hapi.errors import ErrorCode, HapiError
 
 
 def register(app: typer.Typer) -> None:
@@ -103,6 +104,8 @@ def run(
     """
     from hapi.cli import agents
 
+    if as_json and not detach:
+        raise HapiError(ErrorCode.USAGE, "--json needs --detach: attached, the terminal is the command's.")
     done = agents.command(load(), context.args, name, detach=detach)
     if isinstance(done, int):
         raise typer.Exit(done)

@@ -52,9 +52,13 @@ def top() -> None:
         watcher.start()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
+    signal.signal(signal.SIGQUIT, lambda *_: None)  # the detach key, typed once more than needed
     for name in ("LINES", "COLUMNS"):
         os.environ.pop(name, None)  # curses would believe them, and not see that the window has another size
     try:
+        curses.setupterm()
+        if not curses.tigetstr("cup"):
+            raise curses.error("it cannot move its cursor")
         curses.wrapper(lambda window: Top(window, config, watcher).run())
     except curses.error as error:
         kind = os.environ.get("TERM", "")
@@ -81,6 +85,7 @@ class Top:
         self._config = config
         self._watcher = watcher
         self._chosen = ""  # its id: rows come and go
+        self._place = 0
         self._first = 0
         self._message = ""
         self._doomed = ""  # the session that a press of y stops
@@ -94,6 +99,7 @@ class Top:
         with contextlib.suppress(curses.error):
             curses.curs_set(0)
         self._window.timeout(TICK_MS)
+        signal.signal(signal.SIGTSTP, self._suspend)  # curses' own would also act while the terminal is lent
         if curses.has_colors() and not os.environ.get("NO_COLOR"):
             curses.use_default_colors()
             names = {"working": curses.COLOR_GREEN, "waiting": curses.COLOR_YELLOW, "starting": curses.COLOR_CYAN}
@@ -113,15 +119,28 @@ class Top:
             elif terminal.poll(0):
                 return
 
+    def _suspend(self, _number: int, _frame: FrameType | None) -> None:
+        """Ctrl-Z: with the terminal put back; drawn anew when it goes on."""
+        self._curses.endwin()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._redraw()
+
+    def _redraw(self) -> None:
+        """Take the terminal again, whatever size it has by now."""
+        size = os.get_terminal_size(0)
+        self._curses.resizeterm(size.lines, size.columns)
+        self._window.clear()
+
     # ------------------------------------------------------------------------------------------------- drawing
 
     def _rows(self) -> list[Row]:
         return self._watcher.sight.rows
 
     def _at(self) -> int:
-        """Where the chosen row is now; the first one if it is gone."""
+        """Where the chosen row is now; if it is gone, the one that took its place."""
         ids = [row.info.session_id for row in self._rows()]
-        return ids.index(self._chosen) if self._chosen in ids else 0
+        self._place = ids.index(self._chosen) if self._chosen in ids else min(self._place, max(0, len(ids) - 1))
+        return self._place
 
     def _draw(self) -> None:
         from hapi.cli import table
@@ -212,7 +231,8 @@ class Top:
         curses = self._curses
         curses.def_prog_mode()
         curses.endwin()
-        before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the command
+        interrupt = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the command
+        suspend = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         try:
             command = [sys.executable, "-m", "hapi", "--namespace", self._config.namespace, *words]
             if (
@@ -221,11 +241,10 @@ class Top:
             ):
                 self._pause()
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTSTP, suspend)
             curses.reset_prog_mode()
-            size = os.get_terminal_size(0)
-            curses.resizeterm(size.lines, size.columns)
-            self._window.clear()
+            self._redraw()
 
     def _pause(self) -> None:
         """What the command said last shall be read before the table covers it."""

@@ -7,6 +7,7 @@ import threading
 import msgspec
 
 from hapi import procs, wire
+from hapi.cli import attach
 from hapi.cli.sessions import memory, processes
 from hapi.cli.table import Row
 from hapi.clock import monotonic
@@ -61,7 +62,7 @@ class Watcher:
         try:
             infos = Control(self._config).ask(wire.ListSessions(), wire.SessionList, _ASK_S).sessions
         except HapiError as error:
-            return Sight(self.sight.rows, error.message)
+            return Sight(self.sight.rows or self._meter.rows(attach.live(self._config)[::-1]), error.message)
         return Sight(self._meter.rows(infos))
 
 

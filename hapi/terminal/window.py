@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -60,6 +61,8 @@ class Window:
         self._wanted: dict[int, int] = {}
         self._outcome: Outcome | None = None
         self._notice = Notice()
+        self._then = ""  # what to say when the notice that is shown is over
+        self._size = (connection.attached.cols, connection.attached.rows)
         self._first = True  # the first Replay tells what the history misses, later ones what we have missed
 
     def run(self) -> Outcome:
@@ -84,6 +87,8 @@ class Window:
     def _leave(self) -> None:
         ended = self._outcome.ended if self._outcome is not None else None
         in_order = ended is not None and ended.code is not None  # then it has left the cursor where the next line goes
+        with contextlib.suppress(Hungup):
+            self._terminal.write(self._notice.end())
         self._terminal.leave(more=b"" if in_order else BOTTOM)
         if ended is None:
             self._terminal.forget_input()
@@ -124,6 +129,8 @@ class Window:
             return
         if self._notice.over(now):
             self._unnotice()
+            self._say_ours(self._then)
+            self._then = ""
         else:
             self._terminal.write(self._notice.look(now, self._terminal.size()))
 
@@ -167,7 +174,9 @@ class Window:
                 self._terminal.write(self._notice.before_output(monotonic()) + message.data)
             case Replay():
                 self._replay(message)
-            case Resized():
+            case Resized(cols=cols, rows=rows):
+                self._size = (cols, rows)
+                self._say_ours(self._too_small())
                 self._redraw()
             case Ended():
                 self._terminal.write(self._notice.end())
@@ -181,11 +190,17 @@ class Window:
         self._notice.redrawn()
         if self._first:
             self._say_ours(self._look.greeting)
+            self._then = self._too_small()
         elif replay.lost:
             self._say_ours(f"{replay.lost / 1e6:.1f} MB of output were skipped: this terminal takes it too slowly")
         self._first = False
         if len(replay.data) < _WHOLE_BYTES:
             self._terminal.write(self._notice.look(monotonic(), self._terminal.size()))
+
+    def _too_small(self) -> str:
+        """What to say when the session's size, another viewer's, does not fit into this window."""
+        (cols, rows), (own_cols, own_rows) = self._size, self._terminal.size()
+        return f"cut: it has {cols}x{rows} now" if cols > own_cols or rows > own_rows else ""
 
     def _say_ours(self, words: str) -> None:
         if words and not self._look.quiet:

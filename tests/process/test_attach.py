@@ -106,6 +106,7 @@ def test_two_look_and_one_only_looks(home):
     session = shell(home)
     with Person(home, "attach", session, "-q") as one, Person(home, "attach", session, "-r", size=(60, 20)) as other:
         other.sees("read-only")
+        other.sees("cut: it has 80x24 now")
         one.types("echo both-$((1 + 1))\r")
         one.sees("both-2")
         other.sees("both-2")
@@ -279,10 +280,11 @@ def test_one_can_leave_while_the_terminal_takes_nothing(home):
 
 def test_the_supervisor_dies_and_it_is_said(home):
     session = shell(home)
-    with Person(home, "attach", session, "-q") as person:
-        person.sees("$")
+    with Person(home, "attach", session) as person:
+        person.sees("detaches")
         os.kill(home.session(session)["pid"], signal.SIGKILL)
         assert person.ends() == 1
+        assert "detaches" not in person.text()
         assert person.attributes() == person.before
         person.sees("its supervisor ended without a word")
     home.ended(session)
@@ -387,13 +389,18 @@ def test_without_a_terminal_it_says_what_to_write(home):
     for words, instead in [
         ([], "hapi runner spawn"),
         (["demo", "--x"], "hapi runner spawn . --agent demo -- --x"),
-        (["run", "--", "make", "all"], "hapi run --detach -- make all"),
+        (["run", "--", "sh", "-c", "make all"], "hapi run --detach -- sh -c 'make all'"),
         (["attach", "1f0c"], "hapi logs ID"),
     ]:
         done = home.hapi(*words, check=2)
         assert "terminal" in done.err
         assert instead in done.err, done
-    assert home.hapi("run", "--json", check=2).json["error"]["code"] == "usage"
+    for words in (["run", "--json"], ["run", "--json", "--", "true"], ["resume", "--json"]):
+        error = home.hapi(*words, check=2).json["error"]
+        assert error["code"] == "usage"
+        assert "--json needs" in error["message"]
+    for words in (["run", "--detach", "--", "echo", "caf\udce9"], ["send", "0000", "caf\udce9"]):
+        assert "not UTF-8" in home.hapi(*words, check=2).err
 
 
 def test_what_cannot_be_attached_to(home):

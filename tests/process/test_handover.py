@@ -33,7 +33,6 @@ def chat(shared_hub: OfficialHub) -> Iterator[Chat]:
     """One web app and one runner for these tests; the demo agent keeps its conversations."""
     path = Path(tempfile.mkdtemp(prefix="hapi-t-", dir="/tmp"))
     with Runner(path / "h") as runner:
-        runner.environment["HAPI_DEMO_HOME"] = str(path / "demo")
         runner.settings(agents={"claude": {"use": "demo"}, "broken": BROKEN, "holder": HOLDER})
         runner.attach(shared_hub, unique("handover"))
         runner.start()

@@ -67,12 +67,20 @@ def test_a_terminal_is_lent_and_taken_back(desk: Runner) -> None:
         person.sees("typed\ntyped")
         person.types(b"\x1cd")
         person.sees("hapi top [default]")
+        person.types(b"\x1cd")  # once more than needed: no reason to die
         person.types("l")
         person.misses("hapi top")
+        person.types(b"\x1a")  # the lent terminal is not ours to suspend
         person.types(b"\x03")
         person.sees("Enter: back")
         person.types("\r")
         person.sees("hapi top [default]")
+        person.types(b"\x1a")
+        until(person.stopped, 10, "it is suspended")
+        assert person.attributes() == person.before
+        person.kills(signal.SIGCONT)
+        person.resize(101, 12)
+        until(lambda: person.attributes() != person.before, 10, "it has the terminal again")
         person.types(b"\x03")
         assert person.ends() == 0
         left_clean(person)
@@ -87,6 +95,9 @@ def test_it_survives_the_runner(desk: Runner) -> None:
         gone(broker)
         person.sees("! The runner is not running")
         person.sees(key[:8])
+        with Person(desk, "top", size=(100, 12)) as late:
+            late.sees("! The runner is not running")
+            late.sees(key[:8])
         desk.ensure()
         person.misses("! The runner")
         person.sees(key[:8])
@@ -100,9 +111,10 @@ def test_without_a_terminal_it_says_what_to_write(desk: Runner) -> None:
     assert "hapi runner list --json" in done.err
 
 
-def test_a_terminal_that_nobody_knows(desk: Runner) -> None:
-    with Person(desk, "top", TERM="no-such-terminal") as person:
-        person.sees("no-such-terminal")
+@pytest.mark.parametrize("kind", ["no-such-terminal", "dumb"])
+def test_a_terminal_that_cannot_be_used(desk: Runner, kind: str) -> None:
+    with Person(desk, "top", TERM=kind) as person:
+        person.sees(f"The terminal ({kind}) cannot be used")
         assert person.ends() == 2
 
 

@@ -14,6 +14,7 @@ import termios
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import pyte
 
 from tests.support.hub import unique
@@ -111,6 +112,11 @@ class Person:
         until(lambda: self._pump() or self.process.poll() is not None, deadline_s, "the command ends")
         self._pump()
         return self.process.returncode
+
+    def stopped(self) -> bool:
+        """Whether the command is stopped, as by Ctrl-Z."""
+        self._pump()
+        return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
 
     def kills(self, number: signal.Signals = signal.SIGKILL) -> None:
         self.process.send_signal(number)
