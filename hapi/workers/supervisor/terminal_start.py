@@ -64,8 +64,9 @@ class TerminalStarted(Started):
     async def open(self, deadline: float) -> None:
         """Return when the program has lived for READY_S, or for SPOKEN_S after its first output.
 
-        A command that ends well within that time was started all the same; anything else is a failure, with the last
-        lines on its screen. Raises HapiError(agent_failed).
+        A command that ends within that time was started all the same, and its exit status is its own: how long it
+        takes is its business. An agent that does has failed to start. Raises HapiError(agent_failed) with the last lines
+        on its screen.
         """
         spoken, terminal = asyncio.Event(), self.agent.terminal
         terminal.on_output = lambda _: spoken.set()
@@ -80,7 +81,7 @@ class TerminalStarted(Started):
             for task in (exited, heard):
                 task.cancel()
         exit_ = self.agent.exit
-        if exit_ is not None and not (self.order.command and exit_.code == 0):
+        if exit_ is not None and not self.order.command:
             raise HapiError(
                 ErrorCode.AGENT_FAILED, f"The program ended at once: {exit_.words()}.", await self.agent.tail()
             )
