@@ -39,7 +39,8 @@ class Stage:
             started_at=0,
             driver="pty",
         )
-        base = environment or {"PATH": os.environ["PATH"], "SHELL": "/bin/bash"}
+        plain = {"PATH": os.environ["PATH"], "SHELL": "/bin/bash", "HOME": str(directory)}  # nobody's start-up files
+        base = plain | (environment or {})
         self.habitat = Habitat(str(directory), shell_environment(base, self.info.session_id, None))
         self.terminals = Terminals(self.path, lambda: self.info, self.habitat, **options)
         self._agents: dict[int, Terminal] = {}
