@@ -167,7 +167,7 @@ def test_trap_17_what_holds_a_secret_is_known_by_its_name(name):
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS",
         "MONKEY",
         "PASSWORD_STORE_DIR",
-        "HAPI_DETACH_KEY",
+        "DEPLOY_PUBLIC_KEY",
     ],
 )
 def test_what_is_none_stays(name):

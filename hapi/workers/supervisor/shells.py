@@ -18,8 +18,7 @@ _SECRET_PARTS = (
     "PASSWORD", "PASSWD", "PASSPHRASE", "SSHPASS", "SECRET", "API_KEY", "APIKEY", "ACCESS_KEY", "PRIVATE_KEY"
 )  # fmt: skip
 _SECRET_ENDS = ("TOKEN", "_KEY", "_KEYS")
-_PLACES = ("_DIR", "_FILE", "_PATH", "_HOME", "_COMMAND")  # say where a secret lies, not what it is
-_OPEN = ("_DETACH_KEY", "_PUBLIC_KEY")
+_PLACES = ("_DIR", "_FILE", "_PATH", "_HOME", "_COMMAND", "_PUBLIC_KEY")  # say where a secret lies, or are none
 _LAST_RESORT = "/bin/sh"
 
 
@@ -41,7 +40,7 @@ def is_secret(name: str) -> bool:
     """Whether a variable of that name holds what must not lie open in a browser."""
     upper = name.upper()
     parts = "TOKEN" in upper.split("_") or any(part in upper for part in _SECRET_PARTS)
-    return (parts or upper.endswith(_SECRET_ENDS)) and not upper.endswith(_PLACES + _OPEN)
+    return (parts or upper.endswith(_SECRET_ENDS)) and not upper.endswith(_PLACES)
 
 
 def shell(environment: Mapping[str, str]) -> str:
