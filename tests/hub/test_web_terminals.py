@@ -345,7 +345,7 @@ def test_a_command_is_the_same_command_when_it_is_reopened(stage: Stage) -> None
     """
     session = stage.home.ask(
         wire.Spawn(
-            session_id="5e55104a-0000-4000-8000-0000000000ca",
+            session_id="ca7ca7ca-0000-4000-8000-000000000001",
             directory=str(stage.home.project),
             agent="meow",
             started_by="terminal",
