@@ -338,6 +338,32 @@ def test_a_terminal_that_has_no_chat_is_not_offered_one(stage: Stage, browser: W
     page.sees("meow\nmeow")
 
 
+def test_a_command_is_the_same_command_when_it_is_reopened(stage: Stage) -> None:
+    """The hub knows no agent of its name, and orders claude for it.
+
+    Seen to fail: with the hub's word for the agent, the command went on under the name and icon of claude.
+    """
+    session = stage.home.ask(
+        wire.Spawn(
+            session_id="ca7ca7ca-0000-4000-8000-000000000001",
+            directory=str(stage.home.project),
+            agent="meow",
+            started_by="terminal",
+            driver="pty",
+            command=["cat"],
+        ),
+        wire.Spawned,
+    ).info.session_id
+    until(lambda: session in {row["id"] for row in stage.web.sessions() if row["active"]}, SOON, "the hub shows it")
+    stage.web.archive(session)
+    assert stage.reopen(session)["sessionId"] == session
+    process = stage.info(session).agent_process
+    assert process is not None and "cat" in command_line(process.pid)
+    assert stage.info(session).agent == "meow"
+    assert stage.row(session)["metadata"]["flavor"] == "meow"
+    stage.web.archive(session)
+
+
 def test_a_terminal_session_that_was_never_ready_says_why(stage: Stage) -> None:
     """Not installed, or at its end at once: with its last words, as any spawn that fails."""
     agents = stage.home.read_settings()["agents"]

@@ -93,6 +93,29 @@ async def test_four_shells_and_no_more(tmp_path):
         assert attached.created
 
 
+async def test_a_forgotten_shell_makes_room(tmp_path):
+    """One that was left and runs nothing, and of those the one left first: pages that are gone keep nobody out.
+
+    Seen to fail: without `_make_room`.
+    """
+    async with stage(tmp_path) as scene:
+        viewers = [(await scene.attach(terminal=f"t{number}", open_shell=True))[0] for number in range(4)]
+        viewers[0].type(b"sleep 1000 & echo busy $((6*7))\r")
+        await viewers[0].until(b"busy 42")
+        shell = psutil.Process(scene.terminals.shells["t1"].leader)
+        for left, viewer in enumerate(viewers[:3]):
+            await viewer.close()
+            await until_async(lambda n=3 - left: scene.terminals.viewers == n, DEADLINE_S, "the viewer is gone")
+        await scene.attach(terminal="t5", open_shell=True)
+        assert set(scene.terminals.shells) == {"t0", "t2", "t3", "t5"}
+        await until_async(lambda: _over(shell), DEADLINE_S, "its process ends")
+        await scene.attach(terminal="t6", open_shell=True)
+        assert set(scene.terminals.shells) == {"t0", "t3", "t5", "t6"}
+        refused = await scene.connect()
+        refused.send(Attach(terminal="t7", open_shell=True))
+        assert (await refused.next(wire.Failure)).code == ErrorCode.AT_CAPACITY
+
+
 async def test_a_shell_that_nobody_looks_at_is_hung_up_in_the_end(tmp_path):
     async with stage(tmp_path, idle_s=0.3) as scene:
         viewer, _ = await scene.attach(terminal="mine", open_shell=True)

@@ -144,6 +144,10 @@ def test_a_sequence_without_end_is_cut():
         "GROQ_APIKEY",
         "DB_PASSWD",
         "CLAUDE_CODE_OAUTH_TOKEN",
+        "npm_config_//registry.example/:_authToken",
+        "NGROK_AUTHTOKEN",
+        "OPENAI_KEY",
+        "GPG_PASSPHRASE",
     ],
 )
 def test_trap_17_what_holds_a_secret_is_known_by_its_name(name):
@@ -163,6 +167,7 @@ def test_trap_17_what_holds_a_secret_is_known_by_its_name(name):
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS",
         "MONKEY",
         "PASSWORD_STORE_DIR",
+        "DEPLOY_PUBLIC_KEY",
     ],
 )
 def test_what_is_none_stays(name):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from pathlib import Path
 from typing import Protocol
 
 from hapi.errors import HapiError
 from hapi.terminal import protocol
-from hapi.terminal.protocol import Attach, Ended, FromViewer, Input, Output, Replay, Resize, ToViewer
+from hapi.terminal.protocol import Attach, CloseTerminal, Ended, FromViewer, Input, Output, Replay, ToViewer
 from hapi.wire import Failure
 from hapi.workers.hub.feed import Feed
 from hapi.workers.hub.problems import HubProblem
@@ -42,8 +41,8 @@ class Watching:
         self._request = request
         self._feed = feed
         self._face = face
-        self._queue: deque[FromViewer] = deque()
-        self._queued_bytes = 0
+        self._typed = bytearray()
+        self._orders: dict[type[FromViewer], FromViewer] = {}
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -54,20 +53,18 @@ class Watching:
             return  # the hub has told the browsers, and the next connection begins anew
 
     def send(self, message: FromViewer) -> None:
-        """Queue a message. A later size replaces one that waits right before it."""
-        if self._queue and isinstance(message, Resize) and isinstance(self._queue[-1], Resize):
-            self._queue.pop()
-        self._queue.append(message)
+        """Queue a message that is no Input; it replaces one of its kind that still waits, however many the hub sends."""
+        self._orders.pop(type(message), None)
+        self._orders[type(message)] = message
         self._wake.set()
 
     def type(self, text: str) -> bool:
         """Queue what a person typed or pasted; False, and nothing of it is taken, when too much waits already."""
         data = text.encode("utf-8", "replace")
-        if self._queued_bytes + len(data) > INPUT_LIMIT_BYTES:
+        if len(self._typed) + len(data) > INPUT_LIMIT_BYTES:
             return False
-        self._queued_bytes += len(data)
-        for start in range(0, len(data), protocol.INPUT_CHUNK_BYTES):
-            self.send(Input(data[start : start + protocol.INPUT_CHUNK_BYTES]))
+        self._typed += data
+        self._wake.set()
         return True
 
     async def _watch(self) -> None:
@@ -90,11 +87,19 @@ class Watching:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._queue:
-                message = self._queue.popleft()
-                await viewer.send(message)
-                if isinstance(message, Input):
-                    self._queued_bytes -= len(message.data)
+            while self._orders or self._typed:
+                await viewer.send(self._next())
+
+    def _next(self) -> FromViewer:
+        """What is asked of the terminal comes before what is typed into it, its end after all of that."""
+        kind = next((kind for kind in self._orders if kind is not CloseTerminal), None)
+        if kind is None and not self._typed:
+            kind = CloseTerminal
+        if kind is not None:
+            return self._orders.pop(kind)
+        data = bytes(self._typed[: protocol.INPUT_CHUNK_BYTES])
+        del self._typed[: len(data)]
+        return Input(data)
 
     async def _show_all(self, viewer: Viewer) -> None:
         while True:

@@ -250,6 +250,7 @@ class Supervisor:
                 first = self._first_order()
                 order = continued(order, info, previous, first if self._rebooted else None)
                 order = same_command(order, first, keeps_size=self._rebooted)
+                info.agent = order.agent
             self._directory.write_spec(order)
             crash_point("supervisor.spawn.specified")
             journal = self._journal = Journal(self._directory.journal, info.generation)

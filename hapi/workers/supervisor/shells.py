@@ -15,9 +15,10 @@ from hapi.workers.supervisor.environment import agent_environment
 from hapi.workers.supervisor.pty import Pty, terminal_environment
 
 _SECRET_PARTS = (
-    "PASSWORD", "PASSWD", "SECRET", "API_KEY", "APIKEY", "ACCESS_KEY", "PRIVATE_KEY", "AUTH_KEY"
+    "PASSWORD", "PASSWD", "PASSPHRASE", "SSHPASS", "SECRET", "API_KEY", "APIKEY", "ACCESS_KEY", "PRIVATE_KEY"
 )  # fmt: skip
-_PLACES = ("_DIR", "_FILE", "_PATH", "_HOME", "_COMMAND")  # say where a secret lies, not what it is
+_SECRET_ENDS = ("TOKEN", "_KEY", "_KEYS")
+_PLACES = ("_DIR", "_FILE", "_PATH", "_HOME", "_COMMAND", "_PUBLIC_KEY")  # say where a secret lies, or are none
 _LAST_RESORT = "/bin/sh"
 
 
@@ -38,8 +39,8 @@ def shell_environment(base: Mapping[str, str], session_id: str, worktree: Worktr
 def is_secret(name: str) -> bool:
     """Whether a variable of that name holds what must not lie open in a browser."""
     upper = name.upper()
-    speaks = "TOKEN" in upper.split("_") or any(part in upper for part in _SECRET_PARTS)
-    return speaks and not upper.endswith(_PLACES)
+    parts = "TOKEN" in upper.split("_") or any(part in upper for part in _SECRET_PARTS)
+    return (parts or upper.endswith(_SECRET_ENDS)) and not upper.endswith(_PLACES)
 
 
 def shell(environment: Mapping[str, str]) -> str:

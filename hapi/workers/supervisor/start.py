@@ -237,9 +237,11 @@ def continued(
 
 def same_command(order: wire.Spawn, first: wire.Spawn | None, *, keeps_size: bool) -> wire.Spawn:
     """The order to continue a session that began with `first`: a command is run again where it was one, in a terminal
-    of the same size if nobody is there who has another.
+    of the same size if nobody is there who has another. It keeps its name: the hub knows agents only, and orders the
+    first of them for any other.
     """
     if first is None or first.driver != "pty" or order.driver != "pty":
         return order
     size = {"cols": first.cols, "rows": first.rows} if keeps_size else {}
-    return msgspec.structs.replace(order, command=order.command or first.command, **size)
+    same = {"command": first.command, "agent": first.agent} if first.command and not order.command else {}
+    return msgspec.structs.replace(order, **same, **size)

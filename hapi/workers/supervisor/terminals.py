@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hapi import wire
+from hapi import procs, wire
 from hapi.errors import ErrorCode, HapiError
 from hapi.terminal.protocol import AGENT, Attach, Ended
 from hapi.workers.supervisor import shells
@@ -154,7 +154,7 @@ class Terminals:
     def _open_shell(self, wish: Attach) -> Terminal:
         if not wish.terminal or len(wish.terminal) > MAX_NAME or not wish.terminal.isprintable():
             raise HapiError(ErrorCode.BAD_REQUEST, f"A terminal's name has 1 to {MAX_NAME} printable characters.")
-        if len(self._shells) >= MAX_SHELLS:
+        if len(self._shells) >= MAX_SHELLS and not self._make_room():
             message = f"This session has {MAX_SHELLS} shells already."
             raise HapiError(ErrorCode.AT_CAPACITY, message, "Close one of them.")
         pty = Pty(wish.cols, wish.rows)
@@ -167,6 +167,20 @@ class Terminals:
         terminal = self._shells[wish.terminal] = Terminal(wish.terminal, pty, process.pid)
         logger.info("shell %s for %s: pid %d", wish.terminal, wish.viewer, process.pid)
         return terminal
+
+    def _make_room(self) -> bool:
+        """Of the shells that nobody looks at and that run nothing, end the one that was left first; whether there is one.
+
+        A browser's page that is left, or whose hub went, leaves its shell behind: it must not keep its person out.
+        """
+        for name in self._idle:
+            terminal = self._shells[name]
+            if not procs.descendants(terminal.leader):
+                logger.info("shell %s: nobody looks at it, and another one is wanted", name)
+                terminal.hang_up()
+                self._shell_ended(terminal, Ended(signal=signal.SIGHUP, reason="another shell took its place"))
+                return True
+        return False
 
     def _hang_up(self, terminal: Terminal) -> None:
         terminal.hang_up()
