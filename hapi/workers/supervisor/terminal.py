@@ -163,7 +163,7 @@ class Terminal:
         self._resize(cols, rows, None)
 
     def settle(self) -> None:
-        """Bring the screen up to all that was written; at most 1 MiB of it is drawn."""
+        """Bring the screen up to all that was written; what is too laborious for half a second is skipped."""
         if self.recorder.pending:
             began = self._loop.time()
             self._record(self.recorder.settle)
