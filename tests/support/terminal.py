@@ -40,6 +40,7 @@ class Stage:
             driver="pty",
         )
         base = environment or {"PATH": os.environ["PATH"], "SHELL": "/bin/bash"}
+        base = {"HOME": str(directory), **base}  # no start-up files of whoever runs the tests
         self.habitat = Habitat(str(directory), shell_environment(base, self.info.session_id, None))
         self.terminals = Terminals(self.path, lambda: self.info, self.habitat, **options)
         self._agents: dict[int, Terminal] = {}
