@@ -299,7 +299,7 @@ class Terminal:
     def _drawn(self, *, whole: bool = True) -> None:
         answers = self.recorder.screen.answers()
         answering = self._answering()
-        if answers and (answering is None or answering.lagging) and self.end is None:
+        if answers and (answering is None or answering.lagging) and self.end is None and not self.crowded:
             self._type(answers)
         if whole:
             self._catch_up()
