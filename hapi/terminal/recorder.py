@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from time import thread_time
+from collections.abc import Callable
 
 from hapi.terminal.screen import Screen
 
@@ -21,7 +21,9 @@ class Recorder:
     is skipped: its text is lost, and counted in `lost`, its modes are not.
     """
 
-    def __init__(self, cols: int, rows: int) -> None:
+    def __init__(self, cols: int, rows: int, spent: Callable[[], float] = float) -> None:
+        """`spent` tells the seconds of processor time that went by; without it `settle` has no bound but the backlog's."""
+        self._spent = spent
         self._screen = Screen(cols, rows)
         self._backlog: deque[bytes] = deque()
         self._size = 0
@@ -60,12 +62,12 @@ class Recorder:
         """Bring the screen up to all of it: somebody waits. What is too laborious for that time is skipped, the oldest
         first; few bytes can ask for much ("scroll up by 99 rows").
         """
-        began, drawn = thread_time(), 0
+        began, drawn = self._spent(), 0
         while self._backlog:
             before = self._size
             self.step(_SETTLE_BYTES)
             drawn += before - self._size
-            spent = thread_time() - began
+            spent = self._spent() - began
             if spent > within_s * _SURE:
                 while self._size > max(0, drawn * (within_s - spent) / spent):
                     self._skip_oldest()

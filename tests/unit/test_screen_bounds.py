@@ -64,7 +64,7 @@ def test_bells_in_a_string_cost_no_more_than_others():
 @pytest.mark.parametrize("labour", [b"\x1b[99S", b"x\x1b[9999b"])
 def test_who_attaches_does_not_wait_for_a_laborious_backlog(labour):
     """Its modes are kept, and what came last is drawn. Seen to fail: without `_skip_oldest` in `settle` (10 s)."""
-    recorder = Recorder(80, 24)
+    recorder = Recorder(80, 24, time.thread_time)
     recorder.write(b"\x1b[?2004h")
     for _ in range(MAX_BACKLOG // CHUNK - 1):
         recorder.write(labour * (CHUNK // len(labour)))

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from time import thread_time
 from typing import Any
 
 from hapi import clock
@@ -47,7 +48,7 @@ class Terminal:
     def __init__(self, name: str, pty: Pty, leader: int, monotonic: Callable[[], float] = clock.monotonic) -> None:
         self.name = name
         self.leader = leader
-        self.recorder = Recorder(pty.cols, pty.rows)
+        self.recorder = Recorder(pty.cols, pty.rows, thread_time)
         self.end: Ended | None = None
         self.on_output: Callable[[float], None] | None = None
         self.on_drawn: Callable[[], None] | None = None
@@ -293,7 +294,7 @@ class Terminal:
             return work(*arguments)
         except Exception:
             logger.exception("terminal %s: the screen is begun anew", self.name)
-            self.recorder = Recorder(*self.size)
+            self.recorder = Recorder(*self.size, thread_time)
             return None
 
     def _drawn(self, *, whole: bool = True) -> None:
