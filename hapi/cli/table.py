@@ -108,4 +108,5 @@ def _tail(text: str, width: int) -> str:
 
 
 def _cells_of(text: str) -> int:
-    return max(0, wcswidth(text)) if text.isprintable() else len(text)
+    width = wcswidth(text)
+    return len(text) if width < 0 else width

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hapi.terminal.screen_emulator import Emulator
 from hapi.terminal.screen_modes import PASTE, RESTORE
 from hapi.terminal.screen_parser import Parser
-from hapi.terminal.screen_questions import QuestionFilter, without_questions
+from hapi.terminal.screen_questions import without_questions
 from hapi.terminal.screen_replay import SEQUENCES, replay
 from hapi.terminal.screen_resize import resize
 
-__all__ = ["HISTORY_BYTES", "RESTORE", "QuestionFilter", "Screen", "without_questions"]
+__all__ = ["HISTORY_BYTES", "RESTORE", "Screen", "without_questions"]
 
 HISTORY_BYTES = 256 * 1024
 

@@ -19,6 +19,7 @@ from hapi.terminal.screen_sgr import styled
 LINES = re.compile(f"(?:[\t{NARROW}]*\r\n)+")
 _GRAPHICS = str.maketrans("`abcdefghijklmnopqrstuvwxyz{|}~_", "◆▒␉␌␍␊°±␤␋┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£· ")
 _CACHED_STYLES = 1024
+_CACHED_PARAMETERS = 64  # characters: more are no program's habit, and 1024 times 64 KiB would be much
 _TAB = 8
 _END = "\r\n"
 
@@ -83,7 +84,8 @@ class Emulator:
                 return
             if len(self._styles) >= _CACHED_STYLES:
                 self._styles.clear()
-            self._styles[key] = self.pen, self.ink
+            if len(parameters) <= _CACHED_PARAMETERS:
+                self._styles[key] = self.pen, self.ink
             return
         self.pen, self.ink = found
 

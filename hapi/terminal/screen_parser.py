@@ -15,6 +15,7 @@ _CSI = re.compile(r"\[([<=>?]?)([\d;:]*)([ -/]*)([@-~])").match
 _CSI_BEGUN = re.compile(r"\[[0-?]*[ -/]*$").match
 _csi_with_controls = re.compile(r"\[[\x00-\x17\x19\x1c-?]*[@-~]?").match
 _STRING = re.compile(r"[]PX^_][^\x18\x1a\x07]*").match
+_DROPPED = re.compile(r"[\x18\x1a]").search
 _BELL_ENDS = "]"
 _INTERMEDIATE = re.compile(r"([ -/]*)([0-~])").match
 _PIECES = re.compile(r"[^\x00-\x1f\x7f-\x9f]+|\r\n|[\x00-\x1f]").findall
@@ -161,10 +162,9 @@ class Parser:
     def _string(self, segment: str, end: int) -> int:
         """OSC and the like. BEL ends only the former; CAN and SUB drop any."""
         stop = segment[end : end + 1]
-        while stop == "\x07" and segment[0] != _BELL_ENDS:
-            end = min(
-                (at for at in (segment.find(c, end + 1) for c in "\x07\x18\x1a") if at >= 0), default=len(segment)
-            )
+        if stop == "\x07" and segment[0] != _BELL_ENDS:
+            dropped = _DROPPED(segment, end)
+            end = len(segment) if dropped is None else dropped.start()
             stop = segment[end : end + 1]
         overlong, self._overlong = self._overlong, False
         if stop in {"", "\x07"} and not overlong:

@@ -11,8 +11,6 @@ import re
 from hapi.terminal.screen_emulator import Emulator
 
 _MAX_REPLIES = 4096
-_LONGEST = 400  # bytes of an unfinished question; longer ones are let through
-_BEGUN = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|[]P_][^\x07\x18\x1a\x1b]*\x1b?)?\Z")
 
 _QUESTIONS = re.compile(
     rb"""\x05
@@ -27,9 +25,9 @@ _QUESTIONS = re.compile(
     |\x1b\[ \?\d*;[14](?:;\d*)*S                # XTSMGRAPHICS
     |\x1b\[ [\d;]*(?:\$w|\*y|&w|"v|\#S|\#R)     # reports of presentation, checksums
     |\x1bZ                                      # DECID
-    |\x1b\] \d+;(?:[^\x07\x1b]*;)?\?(?:;[^\x07\x1b]*)?(?:\x07|\x1b\\)     # colours, clipboard, font
+    |\x1b\] \d+;([^\x07\x1b]*)(?:\x07|\x1b\\)    # OSC: see _unasked
     |\x1bP (?:\$q|\+q|\+Q)[^\x1b]*\x1b\\        # DECRQSS, XTGETTCAP
-    |\x1b_G (?:[^\x1b;]*,)?a=q[^\x1b]*\x1b\\    # kitty's graphics
+    |\x1b_G ([^\x1b]*)\x1b\\                    # kitty's graphics: see _unasked
     """,
     re.VERBOSE,
 )
@@ -37,24 +35,20 @@ _QUESTIONS = re.compile(
 
 def without_questions(data: bytes) -> bytes:
     """The same output, for a viewer that is not to answer: the questions taken out."""
-    return _QUESTIONS.sub(b"", data) if b"\x1b" in data or b"\x05" in data else data
+    return _QUESTIONS.sub(_unasked, data) if b"\x1b" in data or b"\x05" in data else data
 
 
-class QuestionFilter:
-    """`without_questions` for a stream cut anywhere: what may begin a question waits for its rest.
-
-    A terminal shows nothing of an unfinished sequence, so none is the later for it.
+def _unasked(found: re.Match[bytes]) -> bytes:
+    """What is left of a sequence that may be a question. Its fields are looked at here: whatever a program writes, this
+    takes no longer than reading it once, and a pattern with two wildcards in a row would.
     """
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """The output so far without its questions, but for what is held back: less than 400 bytes."""
-        data = self._held + data
-        begun = _BEGUN.search(data, max(0, len(data) - _LONGEST))
-        self._held = data[begun.start() :] if begun else b""
-        return without_questions(data[: len(data) - len(self._held)])
+    command, graphics = found.groups()
+    asks = True
+    if command is not None:  # colours, clipboard, font
+        asks = b"?" in command.split(b";")
+    elif graphics is not None:
+        asks = any(field.startswith(b"a=q") for field in graphics.partition(b";")[0].split(b","))
+    return b"" if asks else found[0]
 
 
 def answer(screen: Emulator, kind: str, parameters: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -196,6 +197,34 @@ def test_a_message_is_pasted_and_enter_pressed_when_the_program_has_taken_it(
     until(lambda: [type(e) for e in desk.events(info.session_id)].count(wire.Consumed) == 2, 10, "both are consumed")
     assert desk.info(info.session_id).queued == 0  # type: ignore[union-attr]
     desk.ask(wire.StopSession(info.session_id), wire.SessionStopped)
+
+
+def test_trap_24_a_message_that_was_typed_is_on_record_as_soon_as_the_disk_has_room(desk: Runner) -> None:
+    """Nobody waits for ever for a session that has done its work, nor is told that its fate is unknown.
+
+    Seen to fail: without the second try in `TerminalSession._run_turn`.
+    """
+    source = (
+        "tty.setraw(0); os.write(1, b'up'); b = b''\nwhile b'\\r' not in b:\n    b += os.read(0, 999); os.write(1, b)\n"
+    )
+    command, _ = python(desk, LISTENER + source + "os.read(0, 1)")
+    info = spawn(desk, *command)
+    assert info.supervisor is not None
+    place = directory(desk, info.session_id)
+    with Viewer(desk, info.session_id) as viewer:
+        viewer.until("up")
+        desk.ask(wire.SendText(info.session_id, "typed"), wire.Accepted)
+        viewer.until("typed")
+        limits = resource.prlimit(info.supervisor.pid, resource.RLIMIT_FSIZE)
+        full = ((place / "journal").stat().st_size, limits[1])
+        resource.prlimit(info.supervisor.pid, resource.RLIMIT_FSIZE, full)
+        until(lambda: "cannot journal" in (place / "session.log").read_text(), 10, "the disk refuses")
+        resource.prlimit(info.supervisor.pid, resource.RLIMIT_FSIZE, limits)
+    assert desk.ask(wire.WaitSession(info.session_id, timeout_ms=15_000), wire.Waited).reached
+    desk.ask(wire.StopSession(info.session_id), wire.SessionStopped)
+    ended = desk.ended(info.session_id)
+    assert (ended.unknown_messages, ended.events_lost) == (0, 0)
+    assert "Consumed" in {type(event).__name__ for event in desk.events(info.session_id)}
 
 
 def test_a_message_waits_for_a_program_that_is_still_getting_ready(desk: Runner) -> None:

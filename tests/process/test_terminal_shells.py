@@ -15,6 +15,7 @@ from hapi.terminal.protocol import (
     CloseTerminal,
     Ended,
 )
+from hapi.workers.supervisor import terminals
 from tests.support.terminal import DEADLINE_S, RawViewer, stage
 from tests.support.wait import until_async
 
@@ -160,3 +161,17 @@ async def test_a_shell_that_cannot_run_there(tmp_path):
         failure = await viewer.next(wire.Failure)
         assert (failure.code, str(place) in failure.message) == (ErrorCode.BAD_DIRECTORY, True)
         moved.rename(place)
+
+
+async def test_a_shell_under_the_name_of_one_that_was_closed_is_hung_up_in_its_turn(tmp_path, monkeypatch):
+    """Seen to fail: when the end of the first one stops the clock of the second."""
+    monkeypatch.setattr(terminals, "HANG_UP_S", 0.5)
+    async with stage(tmp_path, idle_s=1.5) as scene:
+        first, _ = await scene.attach(terminal="mine", open_shell=True)
+        first.send(CloseTerminal())
+        await first.next(Ended)
+        second, attached = await scene.attach(terminal="mine", open_shell=True)
+        assert attached.created
+        (shell,) = scene.terminals.shells.values()
+        await second.close()
+        await until_async(lambda: shell.end is not None, DEADLINE_S, "it was hung up")

@@ -371,6 +371,19 @@ async def test_our_screen_answers_where_no_terminal_is(tmp_path):
         assert r"b'\x1b[2;3R'" in terminal.recorder.screen.text()
 
 
+async def test_who_asks_for_ever_and_never_reads_the_answers_is_not_answered_for_ever(tmp_path, monkeypatch):
+    """Seen to fail: when answers are typed in however much waits already."""
+    monkeypatch.setattr(terminal_module, "INPUT_HIGH_BYTES", 8 * 1024)
+    async with stage(tmp_path) as scene:
+        terminal = scene.python(f"import time; {RAW}\nwhile True: os.write(1, b'\\x1b[c' * 500); time.sleep(0.01)")
+        await until_async(lambda: terminal.crowded, DEADLINE_S, "much waits for it")
+        drawn = []
+        terminal.on_drawn = lambda: drawn.append(len(terminal._input))
+        await until_async(lambda: len(drawn) >= 10, DEADLINE_S, "it goes on asking")
+        assert max(drawn) < 16 * 1024
+        terminal.hang_up()
+
+
 async def test_viewers_that_come_and_go_leave_nothing_behind(tmp_path):
     async with stage(tmp_path) as scene:
         terminal = scene.run("cat")

@@ -13,6 +13,7 @@ from hapi import procs, wire
 from hapi.journal import Journal
 from hapi.lifecycle import Phase
 from hapi.workers.link import Link
+from hapi.workers.supervisor import publisher as publisher_module
 from hapi.workers.supervisor.publisher import WINDOW, WINDOW_BYTES, Publisher
 from hapi.workers.supervisor.transcriber import Transcriber
 from tests.support.wait import until_async
@@ -235,3 +236,17 @@ async def test_a_state_too_large_for_the_bus_is_cut_until_it_fits(stage):
     stage.publisher.hub_is(up=True)
     (found,) = [body for body in await stage.arrived() if isinstance(body, wire.Snapshot)]
     assert [request.request_id for request in found.requests] == ["0", "1", "2"]
+
+
+async def test_what_becomes_of_messages_is_on_record_in_a_full_journal_too(stage, monkeypatch):
+    """Whoever waits for the session would wait for ever. Seen to fail: when the limit holds for every event."""
+    monkeypatch.setattr(publisher_module, "JOURNAL_LIMIT_BYTES", 0)
+    message = wire.UserMessage(id="m1", text="hello", created_at=1)
+    stage.journal.received(message)
+    stage.journal.taken("m1")
+    with pytest.raises(OSError, match="full"):
+        stage.publisher.emit(wire.AgentText("hi"))
+    stage.publisher.emit(wire.Consumed([]))
+    assert stage.journal.state.in_flight is None
+    stage.publisher.emit(wire.TurnEnded("end_turn"))
+    assert not stage.journal.state.turn_open

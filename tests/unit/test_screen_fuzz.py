@@ -5,7 +5,7 @@ from dataclasses import asdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hapi.terminal.screen import QuestionFilter, Screen, without_questions
+from hapi.terminal.screen import Screen
 
 NUMBER = st.sampled_from(["", "0", "1", "2", "3", "5", "9", "30"])
 TEXT = st.text(st.sampled_from("abc xyz.-é日本😀\u0301\u0323\t\r\n\b\x0e\x0f"), min_size=1, max_size=30)
@@ -158,32 +158,3 @@ def test_nothing_raises(pieces, size, work):
         size = size[::-1]
     Screen(*size).feed(screen.replay())
     assert isinstance(screen.text(), str)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                "a",
-                "\x1b[c",
-                "\x1b[31m",
-                "\x1b[6n",
-                "\x1b]11;?\x07",
-                "\x1b]11;?\x1b\\",
-                "\x1b]2;t\x07",
-                "\x1bP+q52\x1b\\",
-                "\x1b",
-                "日",
-            ]
-        ),
-        max_size=20,
-    ),
-    st.integers(1, 5),
-)
-def test_questions_are_filtered_wherever_cut(pieces, cut):
-    data = "".join(pieces).encode()
-    questions = QuestionFilter()
-    parts = [questions.feed(data[at : at + cut]) for at in range(0, len(data), cut)]
-    end = questions.feed(b".")
-    assert b"".join(parts) + end == without_questions(data + b".")

@@ -1,7 +1,7 @@
 """The picture of `hapi top`: what is in it, and that it fits every window."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from wcwidth import wcswidth
 
@@ -78,6 +78,7 @@ def test_clip():
 
 
 @settings(max_examples=100, deadline=None)
+@example(["⚽\ue000"], 0, 0, 57, 0)  # a symbol of a private font beside a wide one
 @given(
     st.lists(st.text(max_size=60), max_size=8),
     st.integers(0, 10),

@@ -60,6 +60,13 @@ def test_a_turn_as_it_is_written_down(path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_message_that_is_put_on_record_at_the_second_try_was_said_once(path):
+    writer = Transcriber(path)
+    for event in (wire.Consumed(["l1"]), wire.Consumed(["l1"]), wire.TurnEnded("end_turn"), wire.Consumed(["l1"])):
+        writer.note(event, MESSAGE)
+    assert [type(line) for line in written(path)] == [Said, TurnOver, Said]
+
+
 def test_a_call_is_told_again_when_there_is_more_to_tell(path):
     writer = Transcriber(path)
     writer.note(wire.ToolCall("c1", "Bash", {}))

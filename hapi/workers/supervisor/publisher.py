@@ -21,6 +21,7 @@ WINDOW = 64
 RESEND_S = 20.0
 WINDOW_BYTES = 1024 * 1024
 JOURNAL_LIMIT_BYTES = 32 * 1024 * 1024
+_FATES = wire.Consumed | wire.Indeterminate | wire.TurnEnded  # small, and what becomes of messages hangs on them
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Publisher:
             raise OSError(errno.EINVAL, f"the event cannot be encoded: {error}") from None
         if size > wire.MAX_ORDER_BYTES:
             raise OSError(errno.EMSGSIZE, "the event is too large for the bus")
-        if self._journal.size > JOURNAL_LIMIT_BYTES:
+        if self._journal.size > JOURNAL_LIMIT_BYTES and not isinstance(event, _FATES):
             raise OSError(errno.EFBIG, "the hub has been away for too long: the journal is full")
         self._journal.emit(event, now_ms())
         crash_point("supervisor.out.journalled")

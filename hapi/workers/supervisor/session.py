@@ -244,14 +244,19 @@ class Session(ABC):
             logger.error("cannot journal: %s; trying again in %.1f s", error, self._disk_wait_s)  # noqa: TRY400
             self.info.detail = f"The disk refuses: {error.strerror}. Messages wait."
             self._announce()
-            try:
-                await asyncio.wait_for(self.ended.wait(), self._disk_wait_s)
-            except TimeoutError:
-                self._disk_wait_s = min(self._disk_wait_s * 2, DISK_WAIT_LONGEST_S)
+            await self._disk_rests()
             return False
         crash_point("supervisor.in.taken")
         self._disk_wait_s = DISK_WAIT_S
         return True
+
+    async def _disk_rests(self) -> bool:
+        """After the disk refused: wait before it is asked again, longer each time. False when the session has ended."""
+        try:
+            await asyncio.wait_for(self.ended.wait(), self._disk_wait_s)
+        except TimeoutError:
+            self._disk_wait_s = min(self._disk_wait_s * 2, DISK_WAIT_LONGEST_S)
+        return not self.ended.is_set()
 
     # ------------------------------------------------------------------------------------------------- its agent
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from time import thread_time
 from typing import Any
 
 from hapi import clock
@@ -47,7 +48,7 @@ class Terminal:
     def __init__(self, name: str, pty: Pty, leader: int, monotonic: Callable[[], float] = clock.monotonic) -> None:
         self.name = name
         self.leader = leader
-        self.recorder = Recorder(pty.cols, pty.rows)
+        self.recorder = Recorder(pty.cols, pty.rows, thread_time)
         self.end: Ended | None = None
         self.on_output: Callable[[float], None] | None = None
         self.on_drawn: Callable[[], None] | None = None
@@ -163,7 +164,7 @@ class Terminal:
         self._resize(cols, rows, None)
 
     def settle(self) -> None:
-        """Bring the screen up to all that was written; at most 1 MiB of it is drawn."""
+        """Bring the screen up to all that was written; what is too laborious for half a second is skipped."""
         if self.recorder.pending:
             began = self._loop.time()
             self._record(self.recorder.settle)
@@ -293,13 +294,13 @@ class Terminal:
             return work(*arguments)
         except Exception:
             logger.exception("terminal %s: the screen is begun anew", self.name)
-            self.recorder = Recorder(*self.size)
+            self.recorder = Recorder(*self.size, thread_time)
             return None
 
     def _drawn(self, *, whole: bool = True) -> None:
         answers = self.recorder.screen.answers()
         answering = self._answering()
-        if answers and (answering is None or answering.lagging) and self.end is None:
+        if answers and (answering is None or answering.lagging) and self.end is None and not self.crowded:
             self._type(answers)
         if whole:
             self._catch_up()

@@ -103,7 +103,11 @@ class TerminalSession(Session):
             return  # whether the program has it is not known, and the end of the session says so
         self._activity.prompted(monotonic())
         self._consumed(message)
+        while self._journal.state.in_flight is not None and await self._disk_rests():
+            self.info.events_lost -= 1  # not lost: said again
+            self._consumed(message)
         self._look()
+        self._news.tell()
 
     def _turn_ended(self) -> None:
         self._emit(wire.TurnEnded("end_turn", more=self.mailbox.first is not None))

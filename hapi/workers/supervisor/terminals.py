@@ -194,10 +194,10 @@ class Terminals:
             self._hang_up(terminal)
 
     def _shell_ended(self, terminal: Terminal, end: Ended) -> None:
-        if self._shells.get(terminal.name) is terminal:
+        if self._shells.get(terminal.name) is terminal:  # not another one that was opened under its name since
             del self._shells[terminal.name]
-        if (timer := self._idle.pop(terminal.name, None)) is not None:
-            timer.cancel()
+            if (timer := self._idle.pop(terminal.name, None)) is not None:
+                timer.cancel()
         terminal.ended(end)
 
     async def _flush(self) -> None:

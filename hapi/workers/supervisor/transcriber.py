@@ -32,6 +32,7 @@ class Transcriber:
         self._limit = limit
         self._fd = -1
         self._calls: dict[str, tuple[str | None, bytes]] = {}
+        self._said = ""  # in this turn last
         self.lost = 0
 
     def note(self, event: wire.Event, message: wire.UserMessage | None = None) -> None:
@@ -40,6 +41,7 @@ class Transcriber:
             line = self._line(event, message, iso(now_ms()))
             if line is not None:
                 self._write(_encoder.encode(line) + _NEWLINE)
+                self._said = line.id if isinstance(line, Said) else self._said
         except (OSError, TypeError, ValueError, OverflowError, RecursionError) as error:
             self.lost += 1
             if self.lost == 1:
@@ -53,7 +55,7 @@ class Transcriber:
 
     def _line(self, event: wire.Event, message: wire.UserMessage | None, at: str) -> Line | None:  # noqa: PLR0911 - one per kind
         match event:
-            case wire.Consumed() if message is not None:
+            case wire.Consumed() if message is not None and message.id != self._said:
                 return Said(at=at, id=message.id, text=_cut(message.text), files=[a.path for a in message.attachments])
             case wire.AgentText(text):
                 return Answered(at, _cut(text))
@@ -66,6 +68,7 @@ class Transcriber:
                 return Remark(at=at, text=_cut(text), is_error=is_error)
             case wire.TurnEnded(stop_reason, more):
                 self._calls.clear()
+                self._said = ""
                 return TurnOver(at=at, stop_reason=stop_reason, more=more)
             case _:
                 return None
