@@ -27,7 +27,7 @@ demo: $(BIN)/.installed ## Hub, runner, a session, a conversation; until Ctrl-C 
 test: $(BIN)/.installed ## Set up and run the whole suite
 	@if command -v npm >/dev/null 2>&1; then $(MAKE) --no-print-directory $(HUB) $(CODEX); \
 	else echo "npm is not installed: tests that need the hub or codex are skipped. Install Node.js 20 or newer." >&2; fi
-	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
 
 unit: $(BIN)/.installed ## The fast tests only
 	$(BIN)/pytest tests/unit $(ARGS)
