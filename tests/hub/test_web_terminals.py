@@ -236,6 +236,17 @@ def test_a_session_in_a_terminal_is_shown_as_one(stage: Stage, browser: WebTermi
         page.sees("You said: by another")
 
 
+def test_another_size_is_drawn_anew(browser: WebTerminals, pty: str) -> None:
+    """The page's own idea of what stands where would be that of the old width. Seen to fail: without the Redraw."""
+    page = browser.watch(pty, cols=100, rows=30)
+    browser.press(pty, "before\r")  # the first keys may come before we are attached
+    page.sees("You said: before")
+    page.screen.reset()
+    page.screen.resize(20, 60)
+    browser.send("agent-terminal:resize", sessionId=pty, cols=60, rows=20)
+    page.sees("You said: before")
+
+
 def consumed(stage: Stage, session: str, local_id: str) -> bool:
     return any(row.get("localId") == local_id and row.get("invokedAt") for row in stage.web.messages(session))
 

@@ -21,6 +21,7 @@ from hapi.workers.hub.watching import Watching
 
 SIZE_PATIENCE_S = 0.5  # a browser says its size right behind its coming
 UNASKED_S = 600.0
+_EARLY_KEYS = 4096
 
 
 class AgentFace:
@@ -58,6 +59,7 @@ class AgentTerminal:
         self._watched = False
         self._size: tuple[int, int] | None = None
         self._sized = asyncio.Event()
+        self._early = ""
         self._watching: Watching | None = None
         self._task: asyncio.Task[None] | None = None
         self._unasked: asyncio.Task[None] | None = None
@@ -76,17 +78,26 @@ class AgentTerminal:
         if not self._watched:
             return
         self._is_watched()
+        changed = self._size != (cols, rows)
         self._size = (cols, rows)
         self._sized.set()
         if self._watching is not None:
             self._watching.send(Resize(cols, rows))
+            if changed:  # what it has was drawn for another width
+                self._watching.send(Redraw(history=False))
 
     def type(self, text: str) -> None:
-        """Keys of a browser."""
-        if self._watched and self._watching is not None:
-            self._is_watched()
-            if not self._watching.type(text):
-                self._context.counters["terminal_input_dropped"] += 1
+        """Keys of a browser; those that come before we are attached wait."""
+        if not self._watched:
+            return
+        self._is_watched()
+        if self._watching is None:
+            taken = self._task is not None and len(self._early) < _EARLY_KEYS
+            self._early += text if taken else ""
+        else:
+            taken = self._watching.type(text)
+        if not taken:
+            self._context.counters["terminal_input_dropped"] += 1
 
     def idle(self) -> None:
         """The last browser looked away."""
@@ -110,6 +121,7 @@ class AgentTerminal:
             if task is not None:
                 task.cancel()
         self._task = self._unasked = self._watching = None
+        self._early = ""
 
     def _resume(self) -> None:
         if self._task is None:
@@ -132,6 +144,8 @@ class AgentTerminal:
         cols, rows = self._size or await self._size_in_force()
         request = Attach(cols=cols, rows=rows, viewer="web", answers=False)
         watching = self._watching = Watching(self._path, request, Feed(self._door, face.output), face)
+        early, self._early = self._early, ""
+        watching.type(early)
         await watching.run()
         if self._watching is watching:
             self._watching = self._task = None
