@@ -164,7 +164,7 @@ async def test_a_shell_that_cannot_run_there(tmp_path):
 
 
 async def test_a_shell_under_the_name_of_one_that_was_closed_is_hung_up_in_its_turn(tmp_path, monkeypatch):
-    """Seen to fail: when the end of the first one stops the clock of the second."""
+    """The end of the first one, told late, does not stop the clock of the second."""
     monkeypatch.setattr(terminals, "HANG_UP_S", 0.5)
     async with stage(tmp_path, idle_s=1.5) as scene:
         first, _ = await scene.attach(terminal="mine", open_shell=True)
