@@ -15,7 +15,13 @@ from tests.support.clock import WallClock, find_faketime
 from tests.support.hub import OfficialHub, WebClient, find_hub
 from tests.support.runner import Runner
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, all that tests start would inherit that it is ignored
+for _number, _usual in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):  # under nohup, or behind a script's &, all that tests start would inherit that these are ignored
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 LONG_S = 120
 REQUIRED = frozenset(filter(None, os.environ.get("HAPI_TEST_REQUIRE", "").split(",")))
 

@@ -162,7 +162,7 @@ class _Session:
         home = os.environ.get("HAPI_DEMO_HOME")
         if home:
             path = os.path.join(home, f"{self.key}.json")
-            with self._saving, open(f"{path}.new", "w", encoding="utf-8") as file:
+            with self._saving, open(f"{path}.new", "w", encoding="utf-8", opener=_private) as file:
                 file.write(json.dumps(self.saved))
                 file.flush()
                 os.replace(f"{path}.new", path)
@@ -665,6 +665,11 @@ def _stored(key: str) -> dict[str, Any]:
     with open(path, encoding="utf-8") as file:
         saved: dict[str, Any] = json.load(file)
     return saved
+
+
+def _private(path: str, flags: int) -> int:
+    """For `open`: the file is its owner's only, whatever the umask."""
+    return os.open(path, flags, 0o600)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -56,6 +56,11 @@ def _home() -> str | None:
     return os.path.join(os.environ.get("HAPI_HOME") or os.path.expanduser("~/.hapi"), "demo")
 
 
+def _private(path: str, flags: int) -> int:
+    """For `open`: the file is its owner's only, whatever the umask."""
+    return os.open(path, flags, 0o600)
+
+
 class Memory:
     """A conversation as `demo.py` keeps it: other things in the file stay as they are."""
 
@@ -82,7 +87,7 @@ class Memory:
 
     def save(self) -> None:
         if self._path:
-            with open(f"{self._path}.new", "w", encoding="utf-8") as file:
+            with open(f"{self._path}.new", "w", encoding="utf-8", opener=_private) as file:
                 file.write(json.dumps(self.saved))
             os.replace(f"{self._path}.new", self._path)
 

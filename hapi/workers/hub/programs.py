@@ -59,15 +59,7 @@ async def run(command: Sequence[str], directory: str, extra: Mapping[str, str], 
     """
     name = os.path.basename(command[0])
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            cwd=directory,
-            env=environment(extra),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await _started(command, directory, extra)
     except OSError as error:
         if error.filename == directory:  # it could not even go there
             raise HapiError(ErrorCode.BAD_DIRECTORY, f"{directory}: {error.strerror}.") from None
@@ -76,6 +68,27 @@ async def run(command: Sequence[str], directory: str, extra: Mapping[str, str], 
         return await _finish(process, name, limit)
     finally:
         await _end(process)
+
+
+async def _started(command: Sequence[str], directory: str, extra: Mapping[str, str]) -> asyncio.subprocess.Process:
+    """Start it. Cancelled meanwhile, the start is seen through: asyncio would kill the program and not its group."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            cwd=directory,
+            env=environment(extra),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await _end(await starting)
+        raise
 
 
 async def _finish(process: asyncio.subprocess.Process, name: str, limit: int) -> Ran:
