@@ -225,6 +225,7 @@ class Core(Requests):
             case wire.SessionChanged():
                 effects = self._news(body.info)
             case wire.SpawnFailed():
+                self._is_leaving(peer, body.session_id)
                 effects += self.spawns.settle(body.session_id, body.failure)
             case wire.SessionStopped():
                 effects += self.stops.settle(body)
@@ -235,6 +236,12 @@ class Core(Requests):
             case wire.Accepted() if peer.name == wire.HUB and self.stopping:
                 effects = self._quit()
         return effects
+
+    def _is_leaving(self, peer: Peer, session_id: str) -> None:
+        """Whoever continues the session now waits for the end of the supervisor that failed, and does not join it."""
+        info = self.sessions.live.get(session_id)
+        if info is not None and info.phase is Phase.STARTING and info.supervisor == peer.process:
+            self.sessions.put(msgspec.structs.replace(info, phase=Phase.STOPPING))
 
     def _heartbeat(self, body: wire.Heartbeat, now: float) -> list[Effect]:
         self.last_heartbeat, self.heard_heartbeat = body.at, now

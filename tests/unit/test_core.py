@@ -278,6 +278,18 @@ def test_a_spawn_that_fails_says_why(core):
     assert answers(tell(core, NAME, wire.SpawnFailed(session_id=ID, failure=why))) == [(1, why)]
 
 
+def test_an_order_to_continue_does_not_join_a_start_that_has_failed(core):
+    """It was answered with the failure of the start before it. Seen to fail: without `_is_leaving`."""
+    core.request(cli(1), order(), T)
+    greet(core, NAME)
+    tell(core, NAME, wire.SessionChanged(info(phase=Phase.STARTING)))
+    tell(core, NAME, wire.SpawnFailed(session_id=ID, failure=wire.Failure("agent_failed", "Exit code 3.")))
+    assert core.request(cli(2), order(existing=True), T) == []
+    assert answers(tell(core, NAME, wire.SessionChanged(info(phase=Phase.ENDED)))) == []
+    greet(core, "reaper")
+    assert ForkSession(ID) in tell(core, "reaper", gone())
+
+
 def test_a_session_that_ends_while_it_starts_is_an_answer(core):
     core.request(cli(), order(), T)
     greet(core, NAME)
