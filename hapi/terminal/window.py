@@ -99,7 +99,7 @@ class Window:
         self._want(self._connection, self._terminal.unshown < _UNSHOWN_BYTES, self._connection.unsent)
         self._want(self._terminal, self._connection.unsent < _UNSENT_BYTES, self._terminal.unshown)
         ready = dict(self._poll.poll(self._patience_ms()))
-        if wakeup in ready:
+        with contextlib.suppress(BlockingIOError):  # also one that came while we were told of keys: it was first
             self._signalled(os.read(wakeup, 64))
         if self._terminal.fileno() in ready:
             self._terminal_ready(ready[self._terminal.fileno()])
