@@ -51,6 +51,14 @@ def is_alive(process: ProcessId) -> bool:
     return process.boot_id == boot_id() and _start_ticks(process.pid) == process.start_ticks
 
 
+def signal_name(number: int) -> str:
+    """For people: `SIGKILL`; `signal 99` for one that has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def send_signal(process: ProcessId, number: signal.Signals) -> bool:
     """Signal that very process; False when it is gone or not ours. Never hits a stranger under a reused pid."""
     if not is_alive(process):

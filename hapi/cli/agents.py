@@ -9,16 +9,14 @@ from typing import Any
 from hapi import files, ids, wire
 from hapi.agents import table
 from hapi.agents.built_in import Agent
-from hapi.cli import attach, output
+from hapi.cli import attach, output, request
 from hapi.cli.recent import recent, used
-from hapi.cli.request import carry_out
 from hapi.cli.spawn import environment
 from hapi.config import Config
 from hapi.errors import EXIT_USER, ErrorCode, HapiError
 
 DEMO = "demo"
 MAX_LABEL = 64
-_MARGIN_S = 10.0
 
 
 def begin(config: Config) -> int:
@@ -95,8 +93,7 @@ def order(**what: Any) -> wire.Spawn:
 def spawned(config: Config, wanted: wire.Spawn) -> wire.SessionInfo:
     """The session, started. Starts or replaces the runner where needed. Raises HapiError."""
     with output.Progress(f"Starting {output.clean(wanted.agent)} …") as progress:
-        budget = config.ready_timeout_ms / 1000 + _MARGIN_S
-        return carry_out(config, wanted, wire.Spawned, progress, budget).info
+        return request.spawned(config, wanted, progress).info
 
 
 def look(config: Config, info: wire.SessionInfo) -> int:

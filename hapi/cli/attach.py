@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+from collections.abc import Callable
 from pathlib import Path
 from signal import Signals
 
@@ -100,12 +101,17 @@ def choose(config: Config) -> SessionInfo | None:
     if not found:
         hint = "Start one: hapi AGENT, or hapi run -- COMMAND. A chat comes into a terminal with: hapi resume ID"
         raise HapiError(ErrorCode.UNKNOWN_SESSION, "No session has a terminal.", hint)
+    return pick_one("Which session?", found, _row)
+
+
+def pick_one(title: str, found: list[SessionInfo], row: Callable[[SessionInfo, int], str]) -> SessionInfo | None:
+    """The only session, or the one that the person picks; None if they do not. `row` gets the width of agents' names."""
     if len(found) == 1:
         return found[0]
     from hapi.cli.picker import pick
 
     width = max(len(info.agent) for info in found)
-    chosen = pick("Which session?", [_row(info, width) for info in found])
+    chosen = pick(title, [row(info, width) for info in found])
     return None if chosen is None else found[chosen]
 
 
@@ -256,10 +262,7 @@ def _words(ended: Ended) -> str:
     if reason == EndReason.HANDED_OVER:
         return "handed over, it goes on elsewhere"
     if ended.signal is not None:
-        try:
-            how = Signals(ended.signal).name
-        except ValueError:
-            how = f"signal {ended.signal}"
+        how = procs.signal_name(ended.signal)
     else:
         how = "" if ended.code is None else f"exit code {ended.code}"
     if not reason or how in reason:

@@ -11,6 +11,7 @@ from hapi.control import Control, Waiting
 from hapi.errors import ErrorCode, HapiError
 
 _REPEATABLE = (wire.Spawn, wire.StopSession, wire.ListSessions)  # twice is as good as once, for any supervisor
+_READY_MARGIN_S = 10.0  # so that the broker is the one to say that an agent is late
 _Reply = TypeVar("_Reply", bound=wire.ControlReply)
 
 
@@ -37,6 +38,11 @@ def carry_out(
             raise
     have_runner(config, waiting)
     return control.ask(body, kind, timeout_s)
+
+
+def spawned(config: Config, order: wire.Spawn, progress: output.Progress) -> wire.Spawned:
+    """`carry_out` a spawn, with patience for the agent to get ready."""
+    return carry_out(config, order, wire.Spawned, progress, config.ready_timeout_ms / 1000 + _READY_MARGIN_S)
 
 
 def have_runner(config: Config, waiting: Waiting) -> launch.Started:

@@ -8,7 +8,7 @@ import msgspec
 
 from hapi import files, handover, wire
 from hapi.cli import attach, output
-from hapi.cli.request import carry_out
+from hapi.cli.request import carry_out, spawned
 from hapi.cli.sessions import STOP_TIMEOUT_S
 from hapi.cli.spawn import environment
 from hapi.clock import now_ms
@@ -17,7 +17,6 @@ from hapi.errors import EXIT_USER, ErrorCode, HapiError
 from hapi.ids import SESSION_MARK
 from hapi.lifecycle import Phase
 
-_MARGIN_S = 10.0
 _MOST = 50
 _SHORT = 8
 
@@ -85,13 +84,7 @@ def _meant(config: Config, target: str | None) -> wire.SessionInfo | None:
     if not near:
         hint = "Elsewhere: hapi resume ID. A new one: hapi AGENT"
         raise HapiError(ErrorCode.UNKNOWN_SESSION, "No session of this directory can go on here.", hint)
-    if len(near) == 1:
-        return near[0]
-    from hapi.cli.picker import pick
-
-    width = max(len(info.agent) for info in near)
-    chosen = pick("Go on with which session?", [_row(info, width) for info in near])
-    return None if chosen is None else near[chosen]
+    return attach.pick_one("Go on with which session?", near, _row)
 
 
 def _row(info: wire.SessionInfo, width: int) -> str:
@@ -106,7 +99,7 @@ def _row(info: wire.SessionInfo, width: int) -> str:
 def _spawned(config: Config, order: wire.Spawn, progress: output.Progress) -> wire.SessionInfo:
     cols, rows = attach.own_size() if order.driver == "pty" else (order.cols, order.rows)
     whole = msgspec.structs.replace(order, env=environment(), umask=files.own_umask(), cols=cols, rows=rows)
-    return carry_out(config, whole, wire.Spawned, progress, config.ready_timeout_ms / 1000 + _MARGIN_S).info
+    return spawned(config, whole, progress).info
 
 
 def _put_back(config: Config, info: wire.SessionInfo, progress: output.Progress) -> str:

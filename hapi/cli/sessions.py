@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from signal import Signals
 from typing import Annotated, Any
 
 import typer
@@ -147,11 +146,7 @@ def end_words(info: wire.SessionInfo) -> str:
     """Why the session ended, with the signal that did it."""
     if info.exit_signal is None:
         return output.clean(info.reason or "")
-    try:
-        name = Signals(info.exit_signal).name
-    except ValueError:
-        name = f"signal {info.exit_signal}"
-    return f"{output.clean(info.reason or '')} ({name})"
+    return f"{output.clean(info.reason or '')} ({procs.signal_name(info.exit_signal)})"
 
 
 def _row(info: wire.SessionInfo) -> list[str]:

@@ -14,13 +14,12 @@ from typer.core import TyperCommand
 from hapi import files, ids, settings, wire
 from hapi.cli import output
 from hapi.cli.common import Json, examples, load
-from hapi.cli.request import carry_out
+from hapi.cli.request import spawned
 from hapi.cli.sessions import to_json
 from hapi.errors import ErrorCode, HapiError
 from hapi.paths import Paths
 
 DEFAULT_AGENT = "claude"
-_MARGIN_S = 10.0
 _SECRETS = frozenset({"CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON"})
 _AGENT_WORDS = "hapi.agent_words"
 _NAME = re.compile(r"[^-./~][^/]*")
@@ -101,13 +100,12 @@ def spawn(  # noqa: PLR0913, PLR0917 - one parameter per option
         umask=files.own_umask(),
     )
     with output.Progress(f"Starting {output.clean(order.agent)} …") as progress:
-        budget = config.ready_timeout_ms / 1000 + _MARGIN_S
-        spawned = carry_out(config, order, wire.Spawned, progress, budget)
+        started = spawned(config, order, progress)
     if as_json:
-        output.say_json(to_json(spawned.info) | {"existing": spawned.existing})
+        output.say_json(to_json(started.info) | {"existing": started.existing})
     else:
-        output.say(spawned.info.session_id)
-        if spawned.existing:
+        output.say(started.info.session_id)
+        if started.existing:
             output.note("That session was running already; nothing was started.")
 
 

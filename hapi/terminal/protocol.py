@@ -117,6 +117,11 @@ FROM_VIEWER: msgspec.msgpack.Decoder[FromViewer] = msgspec.msgpack.Decoder(FromV
 TO_VIEWER: msgspec.msgpack.Decoder[ToViewer] = msgspec.msgpack.Decoder(ToViewer)
 
 
+def fitting(cols: int, rows: int) -> tuple[int, int]:
+    """The nearest size that a terminal may have: at least 1 by 1, at most MAX_COLS by MAX_ROWS."""
+    return min(max(cols, 1), MAX_COLS), min(max(rows, 1), MAX_ROWS)
+
+
 def frame(message: Any) -> bytes:
     """A message with its length before it. Raises HapiError(too_large)."""
     body = _encoder.encode(message)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
-from hapi.terminal.protocol import MAX_COLS, MAX_ROWS, Attach, CloseTerminal, Redraw, Resize
+from hapi.terminal.protocol import Attach, CloseTerminal, Redraw, Resize, fitting
 from hapi.workers.hub import incoming
 from hapi.workers.hub.agent_terminal import AgentTerminal
 from hapi.workers.hub.context import Context
@@ -64,7 +64,7 @@ class Terminals:
         elif verb == "input":
             self._agent.type(order.data)
         elif verb == "resize":
-            self._agent.resize(*_size(order.cols, order.rows))
+            self._agent.resize(*fitting(order.cols, order.rows))
         elif verb == "idle":
             self._agent.idle()
 
@@ -78,12 +78,12 @@ class Terminals:
             if not shell.type(asked.data):
                 self._context.counters["terminal_input_dropped"] += 1
         elif verb == "resize":
-            shell.send(Resize(*_size(asked.cols, asked.rows)))
+            shell.send(Resize(*fitting(asked.cols, asked.rows)))
         elif verb == "close":
             shell.send(CloseTerminal())
 
     def _open(self, asked: incoming.TerminalOrder, known: Watching | None) -> None:
-        cols, rows = _size(asked.cols, asked.rows)
+        cols, rows = fitting(asked.cols, asked.rows)
         face = ShellFace(self._door, self._session_id, asked.terminal_id)
         if known is not None:  # the browser came back over another connection of its own
             known.send(Resize(cols, rows))
@@ -117,7 +117,3 @@ async def _refuse(face: ShellFace) -> None:
         await face.failed(TOO_MANY)
     except HubProblem as problem:
         _log.info("a browser's terminal: %s", problem)
-
-
-def _size(cols: int, rows: int) -> tuple[int, int]:
-    return min(max(cols, 1), MAX_COLS), min(max(rows, 1), MAX_ROWS)

@@ -9,8 +9,8 @@ after 15 min without input and output.
 from __future__ import annotations
 
 import hashlib
-import signal
 
+from hapi import procs
 from hapi.terminal.protocol import Ended
 from hapi.workers.hub.door import Door
 from hapi.workers.hub.schema import Notice, TerminalError, TerminalExit, TerminalOutput, TerminalReady
@@ -43,19 +43,10 @@ class ShellFace:
 
     async def ended(self, end: Ended) -> None:
         """The page leaves itself after this."""
-        name = _signal_name(end.signal)
+        name = None if end.signal is None else procs.signal_name(end.signal)
         notice = TerminalExit(session_id=self._session_id, terminal_id=self._terminal_id, code=end.code, signal=name)
         await self._door.emit(notice)
 
     async def failed(self, why: str) -> None:
         """The page offers to try again."""
         await self._door.emit(TerminalError(session_id=self._session_id, terminal_id=self._terminal_id, message=why))
-
-
-def _signal_name(number: int | None) -> str | None:
-    if number is None:
-        return None
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -84,10 +84,7 @@ class Exit(msgspec.Struct, frozen=True):
         """For people: `exit code 3`, `SIGKILL`."""
         if self.signal is None:
             return f"exit code {self.code}"
-        try:
-            return signal.Signals(self.signal).name
-        except ValueError:
-            return f"signal {self.signal}"
+        return procs.signal_name(self.signal)
 
 
 def become_subreaper() -> None:

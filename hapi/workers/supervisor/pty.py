@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hapi.errors import ErrorCode, HapiError
-from hapi.terminal.protocol import MAX_COLS, MAX_ROWS
+from hapi.terminal.protocol import fitting
 
 _IUTF8 = 0o40000  # Linux: erasing in a line takes a whole character; `termios` names it from Python 3.13 on
 _FOREIGN = frozenset(  # what tells of the terminal that our caller sat at, which is not the one that the child gets
@@ -46,7 +46,7 @@ class Pty:
 
     def resize(self, cols: int, rows: int) -> None:
         """Set the size, at least 1 by 1, at most the protocol's largest; the programs in the terminal get SIGWINCH."""
-        self.cols, self.rows = min(max(cols, 1), MAX_COLS), min(max(rows, 1), MAX_ROWS)
+        self.cols, self.rows = fitting(cols, rows)
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", self.rows, self.cols, 0, 0))
 
     def hang_up(self, leader: int) -> None:

@@ -216,11 +216,7 @@ def ended(status: int) -> Ended:
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return Ended(code=code, reason=f"exit code {code}")
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return Ended(signal=-code, reason=name)
+    return Ended(signal=-code, reason=procs.signal_name(-code))
 
 
 def _bound(path: Path) -> socket.socket:

@@ -16,8 +16,6 @@ from hapi import wire
 from hapi.errors import ErrorCode, HapiError
 from hapi.terminal.protocol import (
     FROM_VIEWER,
-    MAX_COLS,
-    MAX_ROWS,
     Attach,
     Attached,
     CloseTerminal,
@@ -29,6 +27,7 @@ from hapi.terminal.protocol import (
     Redraw,
     Resize,
     Resized,
+    fitting,
     frame,
 )
 from hapi.workers.supervisor.terminal import Terminal
@@ -246,7 +245,7 @@ class Connection(asyncio.BufferedProtocol):
             self._replay(terminal)
 
     def _set_size(self, cols: int, rows: int) -> None:
-        self.cols, self.rows = min(max(cols, 1), MAX_COLS), min(max(rows, 1), MAX_ROWS)
+        self.cols, self.rows = fitting(cols, rows)
 
     def _input(self, terminal: Terminal, data: bytes) -> None:
         if len(data) > MAX_INPUT_BYTES:
