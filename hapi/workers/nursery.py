@@ -31,8 +31,7 @@ _TARGETS = {
     "reaper": "hapi.workers.reaper",
     "session": "hapi.workers.supervisor.main",
 }
-_PRELOADED_FIRST = ("asyncio", "zmq", "hapi.workers.link", "hapi.workers.reaper", "hapi.workers.supervisor.main")
-_PRELOADED_LATER = ("hapi.workers.supervisor.acp_driver",)  # half a second: after the first workers are on their way
+_PRELOADED = ("hapi.workers.reaper", "hapi.workers.supervisor.main")
 
 logger = logging.getLogger(__name__)
 
@@ -46,25 +45,21 @@ class Nursery:
         self._lifeline = lifeline
         self._fork = multiprocessing.get_context("fork")
         self._children: dict[int, tuple[Fork, BaseProcess]] = {}
-        self._later = list(_PRELOADED_LATER)
 
     def run(self) -> None:
         """Serve until the broker is gone."""
-        _preload(_PRELOADED_FIRST)
+        _preload()
         wakeup = _child_signals()
         with selectors.DefaultSelector() as selector:
             selector.register(self._pipe, selectors.EVENT_READ)
             selector.register(wakeup, selectors.EVENT_READ)
             while True:
-                ready = selector.select(0 if self._later else None)
-                for key, _ in ready:
+                for key, _ in selector.select():
                     if key.fileobj == wakeup:
                         _empty(wakeup)
                         self._reap()
                     elif not self._serve():
                         return
-                if not ready and self._later:
-                    _preload((self._later.pop(0),))
 
     def _serve(self) -> bool:
         try:
@@ -109,8 +104,8 @@ class Nursery:
         main(self._namespace, order.name) if lifeline is None else main(self._namespace, lifeline)
 
 
-def _preload(modules: tuple[str, ...]) -> None:
-    for name in modules:
+def _preload() -> None:
+    for name in _PRELOADED:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the garbage collector would touch, and so unshare, every page
