@@ -7,7 +7,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import setproctitle
@@ -36,7 +36,7 @@ from hapi.broker.reattach import scan, troubles
 from hapi.broker.requests import OS_SIGNAL
 from hapi.broker.signals import QUIT_SIGNALS, Signals
 from hapi.broker.takeover import Takeover
-from hapi.broker.transport import Transport
+from hapi.broker.transport import Message, Transport
 from hapi.broker.workforce import Workforce
 from hapi.config import Config
 from hapi.crashpoints import crash_point
@@ -48,6 +48,7 @@ from hapi.store import SessionDirectory
 BATCH = 256
 _LAST_WORDS_MS = 20
 LONGEST_POLL_S = 5.0
+_Got = TypeVar("_Got")
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class App:
         self._signals = Signals()
         self._takeover = Takeover(config, self.core)
         self._ending: Ending | None = None
+        self._due = 0.0  # when something is to be done although nobody says anything
+        self._decided = True  # something was decided since `_due` was computed
 
     def run(self) -> Ending:
         """Serve. The workers end with the broker; sessions live on. A handoff of a supervised runner is a restart."""
@@ -103,6 +106,7 @@ class App:
         crash_point("broker.adopt.scanned")
         self.workforce.start_due(now)
         self._write_report("running")
+        self._due = clock.monotonic()
         while self._ending is None:
             ready = dict(self._poller.poll(self._poll_ms()))
             self._serve(ready)
@@ -115,11 +119,17 @@ class App:
     # ------------------------------------------------------------------------------------------------- the loop
 
     def _serve(self, ready: dict[Any, int]) -> None:
+        """One round. One that only forwards skips all that cannot have changed: it is what bulk traffic consists of."""
         self.core.now_ms = clock.now_ms()
         if self.transport.control in ready:
             self._serve_control()
         if self.transport.bus in ready:
             self._serve_bus()
+            if len(ready) == 1 and not self._decided and clock.monotonic() < self._due:
+                return
+        self._serve_rest(ready)
+
+    def _serve_rest(self, ready: dict[Any, int]) -> None:
         self.workforce.serve(ready)
         if self._signals.fd in ready:
             self._serve_signals()
@@ -129,12 +139,12 @@ class App:
         if deadline is not None and now >= deadline:
             self._carry_out(self.core.tick(now))
         self.workforce.start_due(now)
+        deadlines = (self.core.next_deadline(), self._takeover.deadline(), self.workforce.deadline())
+        self._due = min([now + LONGEST_POLL_S, *(at for at in deadlines if at is not None)])
+        self._decided = False
 
     def _poll_ms(self) -> int:
-        now = clock.monotonic()
-        deadlines = (self.core.next_deadline(), self._takeover.deadline(), self.workforce.deadline())
-        wait = min([LONGEST_POLL_S, *(at - now for at in deadlines if at is not None)])
-        return max(0, int(wait * 1000) + 1)
+        return max(0, int((self._due - clock.monotonic()) * 1000) + 1)
 
     def _serve_control(self) -> None:
         for _ in range(BATCH):
@@ -144,10 +154,10 @@ class App:
                 return
             self._guarded(self._take_request, frames)
 
-    def _guarded(self, take: Callable[[list[bytes]], None], frames: list[bytes]) -> None:
+    def _guarded(self, take: Callable[[_Got], None], message: _Got) -> None:
         """A bug that one message brings to light must not end the broker; it is logged, counted and shown."""
         try:
-            take(frames)
+            take(message)
         except Exception:
             self.core.counters["internal_errors"] += 1
             logger.exception("a message could not be handled")
@@ -177,28 +187,27 @@ class App:
 
     def _serve_bus(self) -> None:
         for _ in range(BATCH):
-            try:
-                frames = self.transport.bus.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            message = self.transport.receive()
+            if message is None:
                 return
-            self._guarded(self._take_message, frames)
+            self._guarded(self._take_message, message)
 
-    def _take_message(self, frames: list[bytes]) -> None:
-        identity = frames[0]
+    def _take_message(self, message: Message) -> None:
+        identity, frames = message
         try:
-            if len(frames) != 3:
-                raise HapiError(ErrorCode.BAD_REQUEST, f"A message has two frames, not {len(frames) - 1}.")
-            header = wire.decode_header(frames[1])
+            if len(frames) != 2:
+                raise HapiError(ErrorCode.BAD_REQUEST, f"A message has two frames, not {len(frames)}.")
+            header = wire.decode_header(frames[0])
         except HapiError as error:
             self.core.counters["undecodable"] += 1
             self.transport.send(identity, "", wire.failure(error))
             return
         if header.to == wire.BROKER:
-            self._for_broker(identity, header, frames[2])
+            self._for_broker(identity, header, frames[1].bytes)
         else:
             self._forward(identity, header, frames)
 
-    def _forward(self, identity: bytes, header: wire.Header, frames: list[bytes]) -> None:
+    def _forward(self, identity: bytes, header: wire.Header, frames: list[zmq.Frame]) -> None:
         """The hot path: routing table, rights, out; the body is not looked at."""
         core = self.core
         peer = core.peers.by_identity.get(identity)
@@ -208,7 +217,7 @@ class App:
             return
         target = core.peers.routes.get(header.to)
         if target is not None and peer.name == header.sender and may_route(header.sender, header.to):
-            core.counters["forwarded"] += self.transport.forward(target, frames[1], frames[2])
+            core.counters["forwarded"] += self.transport.forward(target, *frames)
             return
         wrong = target is not None
         core.counters["wrong_role" if wrong else "unroutable"] += 1
@@ -218,6 +227,7 @@ class App:
             self.transport.answer(ReplyTo("bus", identity, peer.name, header.request), wire.failure(refusal))
 
     def _for_broker(self, identity: bytes, header: wire.Header, data: bytes) -> None:
+        self._decided = True
         to = ReplyTo("bus", identity, header.sender, header.request)
         try:
             body = wire.decode(wire.FOR_BROKER, data)

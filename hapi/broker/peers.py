@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ def role(name: str) -> str:
     return name.partition(":")[0]
 
 
+@functools.lru_cache(4_096)  # asked for each message
 def may_route(sender: str, to: str) -> bool:
     """Whether messages from `sender` to `to` pass through the broker."""
     return role(to) in _MAY_SEND_TO.get(role(sender), frozenset())
