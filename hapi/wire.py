@@ -834,7 +834,7 @@ def encode_unlimited(message: Any) -> bytes:
     return _encoder.encode(message)
 
 
-def decode_header(data: Buffer) -> Header:
+def decode_header(data: bytes) -> Header:
     """Raises HapiError(protocol_mismatch) for anything but a header of this protocol version."""
     if len(data) > MAX_HEADER_BYTES:
         raise HapiError(ErrorCode.PROTOCOL_MISMATCH, f"{len(data)} bytes are no {PROTOCOL} header.")

@@ -64,6 +64,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 class App:
     """One broker. `run` serves until it is told to stop, and says what comes next."""
 
+    _due = 0.0  # when there is something to do although nobody says anything
+    _decided = True  # something may have changed `_due` since it was computed
+
     def __init__(self, config: Config, lock: FileLock, start: Start) -> None:
         """`lock` is held, and kept."""
         self.config = config
@@ -92,8 +95,6 @@ class App:
         self._signals = Signals()
         self._takeover = Takeover(config, self.core)
         self._ending: Ending | None = None
-        self._due = 0.0  # when something is to be done although nobody says anything
-        self._decided = True  # something was decided since `_due` was computed
 
     def run(self) -> Ending:
         """Serve. The workers end with the broker; sessions live on. A handoff of a supervised runner is a restart."""
@@ -106,7 +107,6 @@ class App:
         crash_point("broker.adopt.scanned")
         self.workforce.start_due(now)
         self._write_report("running")
-        self._due = clock.monotonic()
         while self._ending is None:
             ready = dict(self._poller.poll(self._poll_ms()))
             self._serve(ready)
@@ -139,12 +139,15 @@ class App:
         if deadline is not None and now >= deadline:
             self._carry_out(self.core.tick(now))
         self.workforce.start_due(now)
-        deadlines = (self.core.next_deadline(), self._takeover.deadline(), self.workforce.deadline())
-        self._due = min([now + LONGEST_POLL_S, *(at for at in deadlines if at is not None)])
-        self._decided = False
+        self._decided = True
 
     def _poll_ms(self) -> int:
-        return max(0, int((self._due - clock.monotonic()) * 1000) + 1)
+        now = clock.monotonic()
+        if self._decided:
+            deadlines = (self.core.next_deadline(), self._takeover.deadline(), self.workforce.deadline())
+            self._due = min([now + LONGEST_POLL_S, *(at for at in deadlines if at is not None)])
+            self._decided = False
+        return max(0, int((self._due - now) * 1000) + 1)
 
     def _serve_control(self) -> None:
         for _ in range(BATCH):
@@ -186,30 +189,37 @@ class App:
             self._carry_out(self.core.request(to, body, clock.monotonic()))
 
     def _serve_bus(self) -> None:
-        for _ in range(BATCH):
-            message = self.transport.receive()
-            if message is None:
+        left = BATCH
+        while left:
+            taken, messages = self.transport.pass_on(self.core.peers.passes, left)
+            for message in messages:
+                self._guarded(self._take_message, message)
+            if not messages:
                 return
-            self._guarded(self._take_message, message)
+            left -= taken
 
     def _take_message(self, message: Message) -> None:
-        identity, frames = message
+        identity, data, bodies = message
         try:
-            if len(frames) != 2:
-                raise HapiError(ErrorCode.BAD_REQUEST, f"A message has two frames, not {len(frames)}.")
-            header = wire.decode_header(frames[0])
+            if len(bodies) != 1:
+                raise HapiError(ErrorCode.BAD_REQUEST, f"A message has two frames, not {1 + len(bodies)}.")
+            header = wire.decode_header(data)
         except HapiError as error:
             self.core.counters["undecodable"] += 1
             self.transport.send(identity, "", wire.failure(error))
             return
         if header.to == wire.BROKER:
-            self._for_broker(identity, header, frames[1].bytes)
+            self._for_broker(identity, header, bodies[0].bytes)
         else:
-            self._forward(identity, header, frames)
+            self._forward(message, header)
 
-    def _forward(self, identity: bytes, header: wire.Header, frames: list[zmq.Frame]) -> None:
-        """The hot path: routing table, rights, out; the body is not looked at."""
+    def _forward(self, message: Message, header: wire.Header) -> None:
+        """What the transport does not know how to pass on: routing table, rights, out; the body is not looked at.
+
+        It will know the next one like it, unless that has a number: those are all different.
+        """
         core = self.core
+        identity, data, (body,) = message
         peer = core.peers.by_identity.get(identity)
         if peer is None:
             core.counters["unwelcome"] += 1
@@ -217,7 +227,9 @@ class App:
             return
         target = core.peers.routes.get(header.to)
         if target is not None and peer.name == header.sender and may_route(header.sender, header.to):
-            core.counters["forwarded"] += self.transport.forward(target, *frames)
+            core.counters["forwarded"] += self.transport.forward(target, data, body)
+            if not header.request:
+                core.peers.remember(identity, data, target)
             return
         wrong = target is not None
         core.counters["wrong_role" if wrong else "unroutable"] += 1
