@@ -41,9 +41,12 @@ class Home:
         for directory in (self.path, self.project):
             directory.mkdir(mode=0o700, parents=True)
         own = {key: value for key, value in os.environ.items() if not key.startswith(("HAPI_", "CLI_API_"))}
-        self.environment = own | {"HAPI_HOME": str(self.path)}
-        os.environ["HAPI_HOME"] = str(self.path)
-        self.control = Control(config.load("default"))
+        self.use(own | {"HAPI_HOME": str(self.path)})
+
+    def use(self, environment: dict[str, str]) -> None:
+        """Run commands in that environment from now on: with a hub, its token, a PATH."""
+        self.environment = environment
+        self.control = Control(config.load(environ=environment))
 
     def hapi(self, *words: str) -> str:
         """Run a command; its output. Raises CalledProcessError."""
@@ -96,6 +99,19 @@ def wait(probe: Callable[[], Any], deadline_s: float, what: str) -> Any:
             raise TimeoutError(f"not within {deadline_s:g} s: {what}")
         time.sleep(_POLL_S)
     return value
+
+
+def settled(probe: Callable[[], float], share: float, window_s: float = 0.5, deadline_s: float = 20.0) -> float:
+    """Look until two looks, `window_s` apart, differ by less than `share`; the last one. Raises TimeoutError."""
+    end, last = time.monotonic() + deadline_s, probe()
+    while True:
+        time.sleep(window_s)
+        value = probe()
+        if abs(value - last) <= share * last:
+            return value
+        if time.monotonic() > end:
+            raise TimeoutError(f"not settled within {deadline_s:g} s: {last:g}, {value:g}")
+        last = value
 
 
 def timed(work: Callable[[], Any]) -> float:
