@@ -33,7 +33,7 @@ unit: $(BIN)/.installed ## The fast tests only
 
 bench: $(BIN)/.installed ## The benchmarks, beside peer and floor (ONLY="spawn stop", QUICK=1, RECORD=1: into benchmarks/RESULTS.md)
 	@$(MAKE) --no-print-directory $(HUB)
-	@PYTHONPATH=. $(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick) $(if $(RECORD),--record)
+	@$(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick) $(if $(RECORD),--record)
 
 chaos: $(BIN)/.installed ## Break things for MINUTES (3) by SEED (made up), then prove that nothing was lost
 	@$(MAKE) --no-print-directory $(HUB)

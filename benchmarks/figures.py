@@ -62,6 +62,14 @@ class Target(msgspec.Struct, frozen=True):
     at_least: bool = False
 
 
+class Curve(msgspec.Struct, frozen=True):
+    """How a figure grows: (x, figure) by ascending x. All curves of a result have the same values of x."""
+
+    name: str
+    points: list[tuple[float, float]]
+    unit: Unit
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """A target held against what was measured."""
 
@@ -72,10 +80,16 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of what was measured in one run. Ratios are to the first row. `wrong`: what was not as it must be, at any speed."""
+    """What was measured in one run: rows (ratios are to the first one), or curves over `over`, or both.
+
+    `wrong`: what was not as it must be, at any speed. `plot`: the name of the picture that the curves make; they have one unit then.
+    """
 
     title: str
-    rows: list[Row]
+    rows: list[Row] = []
+    curves: list[Curve] = []
+    over: str = ""
+    plot: str = ""
     targets: list[Target] = []
     notes: list[str] = []
     wrong: list[str] = []
@@ -130,10 +144,11 @@ def _digits(value: float) -> str:
 
 def table(result: Result) -> str:
     """A result as Markdown: its rows, its verdicts, its notes."""
-    slow = any(len(row.values) >= _P99_FROM for row in result.rows)
-    ratios = len(result.rows) > 1
-    heads = ["", "median", "spread", *(["p99"] if slow else []), "n", *(["times the first"] if ratios else [])]
-    lines = [f"### {result.title}", "", *_lines(heads, [_cells(result, row, slow=slow) for row in result.rows])]
+    lines = [f"### {result.title}"]
+    if result.rows:
+        lines += ["", *_row_lines(result)]
+    if result.curves:
+        lines += ["", *_curve_lines(result)]
     verdicts = result.verdicts()
     if verdicts:
         judged = [[v.what, v.figure, v.target, "met" if v.met else "**missed**"] for v in verdicts]
@@ -141,6 +156,26 @@ def table(result: Result) -> str:
     for text in [*result.notes, *(f"**Wrong:** {text}" for text in result.wrong)]:
         lines += ["", text]
     return "\n".join(lines)
+
+
+def _row_lines(result: Result) -> list[str]:
+    slow = any(len(row.values) >= _P99_FROM for row in result.rows)
+    heads = [
+        "",
+        "median",
+        "spread",
+        *(["p99"] if slow else []),
+        "n",
+        *(["times the first"] if len(result.rows) > 1 else []),
+    ]
+    return _lines(heads, [_cells(result, row, slow=slow) for row in result.rows])
+
+
+def _curve_lines(result: Result) -> list[str]:
+    heads = [result.over, *(curve.name for curve in result.curves)]
+    columns = [[shown(y, curve.unit) for _, y in curve.points] for curve in result.curves]
+    places = [_digits(x) for x, _ in result.curves[0].points]
+    return _lines(heads, [list(cells) for cells in zip(places, *columns, strict=True)])
 
 
 def _cells(result: Result, row: Row, *, slow: bool) -> list[str]:

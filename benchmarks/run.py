@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Protocol, cast
 
-from benchmarks import records
+from benchmarks import plots, records
 from benchmarks.figures import Result, table
 from benchmarks.harness import machine
 
@@ -97,6 +97,7 @@ def _one(name: str, chosen: argparse.Namespace) -> int:
     print(f"\n{machine()}, load {load_now:.1f}, {time.monotonic() - start:.0f} s", flush=True)
     if chosen.record:
         records.keep(name, _summary(benchmark), numbers, results)
+        plots.draw(results)
     return 1 if any(result.wrong for result in results) else 0
 
 
