@@ -68,8 +68,8 @@ def histogram(values: Sequence[float]) -> list[Bin]:
         counts[_place(bounds, value)] += 1
     lows = [0.0, *bounds[:-1]]
     bins = [Bin(low, high, count) for low, high, count in zip(lows, bounds, counts, strict=True)]
-    first = next(index for index, one in enumerate(bins) if one.count)
-    return bins[first:]
+    full = [index for index, one in enumerate(bins) if one.count]
+    return bins[full[0] : full[-1] + 1]
 
 
 def _place(bounds: Sequence[float], value: float) -> int:
