@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -14,7 +15,7 @@ from benchmarks.figures import MIB, Curve, Result, Unit
 from benchmarks.harness import settled, timed
 from benchmarks.sides import Ours, stage
 from hapi import footprint, wire
-from hapi.loadtest.report import Report
+from hapi.loadtest.report import HUB_SERVER, Report
 from tests.support.hub import OfficialHub
 
 FULL = {"sessions": 1000, "idle_s": 5, "talkers": 50, "rate": 1600, "megabytes": 8}
@@ -39,91 +40,63 @@ def measure(sessions: int, idle_s: int, talkers: int, rate: int, megabytes: int)
 
 def over_sessions(filled: Reports) -> list[Result]:
     """What idle sessions have and burn, and how long requests take beside them."""
-
-    def pss(report: Report, *kinds: str) -> float:
-        return float(sum(use.pss for kind, use in report.memory["idle"].items() if kind in kinds))
-
-    def share(report: Report, *kinds: str) -> float:
-        idle = report.cpu["idle"]
-        return sum(seconds for kind, seconds in idle.by_kind.items() if kind in kinds) / idle.wall_s
-
-    def result(title: str, plot: str, unit: Unit, curves: dict[str, Callable[[Report], float]]) -> Result:
-        return _over("sessions", title, plot, unit, filled, curves)
-
+    memory = _curves(
+        filled,
+        "B",
+        {
+            "all sessions": lambda report: _pss(report, "session"),
+            "all agents": lambda report: _pss(report, "agent"),
+            "the runner itself": lambda report: _pss(report, *RUNNER),
+        },
+    )
+    burnt = _curves(
+        filled,
+        "core",
+        {
+            "all sessions": lambda report: _share(report, "session"),
+            "all agents": lambda report: _share(report, "agent"),
+            "the runner itself": lambda report: _share(report, *RUNNER),
+        },
+    )
+    requests = _curves(
+        filled,
+        "s",
+        {
+            "list, median": lambda report: report.latency["list"].p50,
+            "list, p99": lambda report: report.latency["list"].p99,
+            "status, median": lambda report: report.latency["status"].p50,
+            "status, p99": lambda report: report.latency["status"].p99,
+        },
+    )
+    rates = _curves(
+        filled,
+        "/s",
+        {"started": lambda report: report.rates["spawn"], "ended": lambda report: report.rates["stop"]},
+    )
+    over = "sessions"
     return [
-        result(
-            "Memory (PSS) of idle sessions",
-            "memory-sessions",
-            "B",
-            {
-                "all sessions": lambda report: pss(report, "session"),
-                "all agents": lambda report: pss(report, "agent"),
-                "the runner itself": lambda report: pss(report, *RUNNER),
-            },
-        ),
-        result(
-            "CPU time while nothing happens",
-            "idle-sessions",
-            "core",
-            {
-                "all sessions": lambda report: share(report, "session"),
-                "all agents": lambda report: share(report, "agent"),
-                "the runner itself": lambda report: share(report, *RUNNER),
-            },
-        ),
-        result(
-            "A request, beside idle sessions",
-            "requests-sessions",
-            "s",
-            {
-                "list, median": lambda report: report.latency["list"].p50,
-                "list, p99": lambda report: report.latency["list"].p99,
-                "status, median": lambda report: report.latency["status"].p50,
-                "status, p99": lambda report: report.latency["status"].p99,
-            },
-        ),
-        result(
-            "Sessions started and ended per second",
-            "rates-sessions",
-            "/s",
-            {"started": lambda report: report.rates["spawn"], "ended": lambda report: report.rates["stop"]},
-        ),
+        Result(title="Memory of idle sessions", over=over, plot="memory-sessions", curves=memory, wrong=_wrong(filled)),
+        Result(title="CPU time while nothing happens", over=over, plot="idle-sessions", curves=burnt),
+        Result(title="A request, beside idle sessions", over=over, plot="requests-sessions", curves=requests),
+        Result(title="Sessions started and ended per second", over=over, plot="rates-sessions", curves=rates),
     ]
 
 
 def over_rate(busy: Reports) -> list[Result]:
     """Messages through hub, runner and agent and back: how long one takes, and what each process spends on it."""
-
-    def cost(report: Report, *kinds: str) -> float:
-        spent = sum(seconds for kind, seconds in report.cpu["talk"].by_kind.items() if kind in kinds)
-        return spent / max(1, report.messages.answered)
-
-    def result(title: str, plot: str, unit: Unit, curves: dict[str, Callable[[Report], float]]) -> Result:
-        return _over("messages per second asked for", title, plot, unit, busy, curves)
-
-    kinds = {"the hub": "hub server", "connector": "hub", "broker": "broker", "session": "session", "agent": "agent"}
+    latency = _curves(
+        busy,
+        "s",
+        {"median": lambda report: report.latency["message"].p50, "p99": lambda report: report.latency["message"].p99},
+    )
+    replies = _curves(busy, "/s", {"replies": lambda report: report.rates["message"]})
+    kinds = {"the hub": HUB_SERVER, "connector": "hub", "broker": "broker", "session": "session", "agent": "agent"}
+    cost = _curves(busy, "s", {name: partial(_cost, kind) for name, kind in kinds.items()})
+    over = "messages per second asked for"
     return [
-        result(
-            "From a message to its reply, through the hub",
-            "latency-rate",
-            "s",
-            {
-                "median": lambda report: report.latency["message"].p50,
-                "p99": lambda report: report.latency["message"].p99,
-            },
-        ),
-        result(
-            "Replies per second",
-            "replies-rate",
-            "/s",
-            {"replies": lambda report: report.rates["message"]},
-        ),
-        result(
-            "CPU time of one message and its reply",
-            "cost-rate",
-            "s",
-            {name: (lambda report, kind=kind: cost(report, kind)) for name, kind in kinds.items()},
-        ),
+        Result(title="From a message to its reply, through the hub", over=over, plot="latency-rate", curves=latency),
+        Result(title="Replies per second", over=over, plot="replies-rate", curves=replies, wrong=_wrong(busy)),
+        Result(title="CPU time of one message and its reply", over=over, plot="cost-rate", curves=cost),
     ]
 
 
@@ -154,12 +127,26 @@ def _say(ours: Ours, session: str, size: int) -> dict[str, float]:
     return footprint.spent(pids, before, footprint.cpu(pids))
 
 
-def _over(
-    over: str, title: str, plot: str, unit: Unit, reports: Reports, curves: dict[str, Callable[[Report], float]]
-) -> Result:
-    made = [Curve(name, [(x, value(report)) for x, report in reports.items()], unit) for name, value in curves.items()]
-    wrong = [f"{title}, {x}: {text}" for x, report in reports.items() for text in report.wrong]
-    return Result(title=title, over=over, plot=plot, curves=made, wrong=wrong)
+def _curves(reports: Reports, unit: Unit, values: dict[str, Callable[[Report], float]]) -> list[Curve]:
+    return [Curve(name, [(x, value(report)) for x, report in reports.items()], unit) for name, value in values.items()]
+
+
+def _pss(report: Report, *kinds: str) -> float:
+    return sum((float(use.pss) for kind, use in report.memory["idle"].items() if kind in kinds), 0.0)
+
+
+def _share(report: Report, *kinds: str) -> float:
+    idle = report.cpu["idle"]
+    return sum((seconds for kind, seconds in idle.by_kind.items() if kind in kinds), 0.0) / idle.wall_s
+
+
+def _cost(kind: str, report: Report) -> float:
+    """Seconds of processor time of that kind for each message that was answered."""
+    return float(report.cpu["talk"].by_kind.get(kind, 0.0)) / max(1, report.messages.answered)
+
+
+def _wrong(reports: Reports) -> list[str]:
+    return [f"{x}: {text}" for x, report in reports.items() for text in report.wrong]
 
 
 def _idle(sessions: int, idle_s: int) -> Report:
