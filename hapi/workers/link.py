@@ -22,7 +22,6 @@ from zmq.utils.monitor import parse_monitor_message
 from hapi import wire
 from hapi.errors import ErrorCode, HapiError
 
-BEAT_S = 20.0
 INBOX_LIMIT = 10_000
 _DRAIN_BATCH = 200
 _RETRY_HELLO_S = 0.02
@@ -62,7 +61,6 @@ class Link:
         self._loop.add_reader(self._socket.FD, self._drain)
         self._loop.add_reader(self._monitor.FD, self._drain_monitor)
         self._socket.connect(endpoint)
-        self._beat_timer = self._loop.call_later(BEAT_S, self._beat)
         self._loop.call_soon(self._drain_monitor)  # not now: `hello` may need what our owner has yet to set
 
     def send(self, to: str, body: Any) -> bool:
@@ -110,7 +108,6 @@ class Link:
         """Leave; pending sends get a moment to go out. May be called twice."""
         if self._socket.closed:
             return
-        self._beat_timer.cancel()
         self._loop.remove_reader(self._socket.FD)
         self._loop.remove_reader(self._monitor.FD)
         self._socket.disable_monitor()
@@ -201,11 +198,6 @@ class Link:
         self._hello_due = not self._send(wire.Header(wire.BROKER, self.name), self._hello())
         if self._hello_due and not self._socket.closed:
             self._loop.call_later(_RETRY_HELLO_S, self._drain)
-
-    def _beat(self) -> None:
-        if self.connected:
-            self.send(wire.BROKER, wire.Beat())
-        self._beat_timer = self._loop.call_later(BEAT_S, self._beat)
 
 
 def _dealer(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
