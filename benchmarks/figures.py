@@ -43,7 +43,9 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def spread(self) -> str:
-        """From least to most of few values, the quartiles of many."""
+        """From least to most of few values, the quartiles of many; nothing of one."""
+        if len(self.values) == 1:
+            return ""
         if len(self.values) < _QUARTILES_FROM:
             low, high = min(self.values), max(self.values)
         else:
@@ -80,13 +82,15 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured in one run: rows (ratios are to the first one), or curves over `over`, or both.
+    """What was measured in one run: rows, or curves over `over`, or both.
 
+    `alike`: the rows are of the same thing, so that their ratios to the first one mean something.
     `wrong`: what was not as it must be, at any speed. `plot`: the name of the picture that the curves make; they have one unit then.
     """
 
     title: str
     rows: list[Row] = []
+    alike: bool = True
     curves: list[Curve] = []
     over: str = ""
     plot: str = ""
@@ -166,9 +170,13 @@ def _row_lines(result: Result) -> list[str]:
         "spread",
         *(["p99"] if slow else []),
         "n",
-        *(["times the first"] if len(result.rows) > 1 else []),
+        *(["times the first"] if _compared(result) else []),
     ]
     return _lines(heads, [_cells(result, row, slow=slow) for row in result.rows])
+
+
+def _compared(result: Result) -> bool:
+    return result.alike and len(result.rows) > 1
 
 
 def _curve_lines(result: Result) -> list[str]:
@@ -184,7 +192,7 @@ def _cells(result: Result, row: Row, *, slow: bool) -> list[str]:
     if slow:
         cells.append(shown(row.p99, row.unit) if len(row.values) >= _P99_FROM else "")
     cells.append(str(len(row.values)))
-    if len(result.rows) > 1:
+    if _compared(result):
         comparable = row.unit == first.unit and first.median
         cells.append(f"{row.median / first.median:.2f}" if comparable else "")
     return cells

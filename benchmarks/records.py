@@ -1,4 +1,4 @@
-"""The last recorded results: `results.json`, and RESULTS.md made from it. Each benchmark's newest record replaces the one before."""
+"""The last recorded results: `results.json`; RESULTS.md and the targets in docs/performance.md are made from it. Each benchmark's newest record replaces the one before."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from benchmarks.harness import machine
 
 PLACE = Path(__file__).parent
 PAGE, DATA = PLACE / "RESULTS.md", PLACE / "results.json"
+DOCUMENT = PLACE.parent / "docs" / "performance.md"
+_BEGIN, _END = "<!-- targets: written by `make bench RECORD=1` -->\n", "<!-- /targets -->\n"
 _HEAD = """# Benchmark results
 
 Made by `make bench RECORD=1`. Medians; the spread is the least and the most of few values, the quartiles of many. Each table was measured in one run, its rows taking
@@ -39,6 +41,7 @@ def keep(name: str, summary: str, numbers: dict[str, int], results: list[Result]
     found[name] = Record(summary, commit(), time.strftime("%Y-%m-%d"), machine(), numbers, results)
     _write(DATA, msgspec.json.format(msgspec.json.encode(found), indent=1))
     _write(PAGE, page(found).encode())
+    _write(DOCUMENT, with_targets(DOCUMENT.read_text(), found).encode())
 
 
 def read() -> dict[str, Record]:
@@ -50,18 +53,27 @@ def read() -> dict[str, Record]:
 
 def page(found: dict[str, Record]) -> str:
     """All records as Markdown: the targets first, then each benchmark's tables."""
-    return "\n".join([_HEAD, *_summary(found), *(_section(name, record) for name, record in found.items())])
+    return "\n".join([_HEAD, *_summary(found, ""), "", *(_section(name, record) for name, record in found.items())])
 
 
-def _summary(found: dict[str, Record]) -> list[str]:
+def with_targets(document: str, found: dict[str, Record]) -> str:
+    """The document with the verdicts of all records between its marks. Raises ValueError when it has none."""
+    before, mark, rest = document.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise ValueError(f"no {_BEGIN.strip()} … {_END.strip()} in the document")
+    return before + mark + "\n".join([*_summary(found, "../benchmarks/RESULTS.md"), end]) + after
+
+
+def _summary(found: dict[str, Record], path: str) -> list[str]:
     lines = ["| benchmark | target | measured | aim | verdict |", "|---|---|---|---|---|"]
     for name, record in found.items():
         for result in record.results:
             lines += [
-                f"| [{name}](#{name}) | {v.what} | {v.figure} | {v.target} | {'met' if v.met else '**missed**'} |"
+                f"| [{name}]({path}#{name}) | {v.what} | {v.figure} | {v.target} | {'met' if v.met else '**missed**'} |"
                 for v in result.verdicts()
             ]
-    return [*lines, ""]
+    return lines
 
 
 def _section(name: str, record: Record) -> str:

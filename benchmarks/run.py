@@ -31,6 +31,7 @@ ORDER = (
     "restart",
     "reconnect",
     "stop",
+    "thousand",
     "growth",
     "terminal",
 )

@@ -1,4 +1,4 @@
-"""Spawns without a hub: one at a time, beside what its parts cost bare (a forked child, the agent alone); then as many as there can be."""
+"""Spawns without a hub: one at a time, beside what its parts cost bare (a forked child, the agent alone); then many, and an end to them all."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ from collections.abc import Callable
 from benchmarks.figures import Result, Row, Target
 from benchmarks.floor import Forked
 from benchmarks.harness import Home, interleave, populate, private_home, timed
+from hapi import footprint, procs
 from hapi.agents.built_in import BUILT_IN
 from hapi.lifecycle import Phase
 
 FULL = {"rounds": 30, "sessions": 1000, "at_once": 16}
 QUICK = {"rounds": 2, "sessions": 6, "at_once": 4}
-FORKED, AGENT, SPAWN, REST = "floor: a forked child", "the agent alone", "hapi: a session", "hapi, agent excluded"
+FORKED, AGENT, SPAWN, REST, ALL = (
+    "floor: a forked child",
+    "the agent alone",
+    "hapi: a session",
+    "hapi, agent excluded",
+    "until it returns",
+)
 
 
 def measure(rounds: int, sessions: int, at_once: int) -> list[Result]:
-    """Latency, then throughput."""
+    """Latency, then throughput, then `stop-session --all` with the proof that no process of theirs is left."""
     with private_home() as home:
         home.hapi("runner", "start")
-        return [latency(home, rounds), throughput(home, sessions, at_once)]
+        return [latency(home, rounds), throughput(home, sessions, at_once), stop_all(home)]
 
 
 def latency(home: Home, rounds: int) -> Result:
@@ -48,6 +55,24 @@ def throughput(home: Home, sessions: int, at_once: int) -> Result:
         rows=[Row("a spawn", seconds), rate],
         targets=[Target(f"sustained spawns to {sessions}, no hub", rate.name, 40.0, at_least=True)],
         wrong=[] if idle == sessions else [f"{sessions - idle} of {sessions} sessions are not idle"],
+    )
+
+
+def stop_all(home: Home) -> Result:
+    """`stop-session --all`: the seconds, and who is left."""
+    status, sessions = home.status(), home.sessions()
+    pids = [pid for pid, kind in footprint.processes(status, sessions).items() if kind in ("session", "agent")]
+    victims = [process for pid in pids if (process := procs.identity(pid)) is not None]
+    seconds = timed(lambda: home.hapi("runner", "stop-session", "--all"))
+    left, listed = sum(map(procs.is_alive, victims)), len(home.sessions())
+    said = f"{left} of {len(victims)} processes alive when the command returned; {listed} of {len(sessions)} sessions listed"
+    good = not left and not listed and len(victims) == 2 * len(sessions)
+    return Result(
+        title="`hapi runner stop-session --all`",
+        rows=[Row(ALL, [seconds])],
+        targets=[Target(f"stop all {len(sessions)}", ALL, 30.0)],
+        notes=[said] if good else [],
+        wrong=[] if good else [said],
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import benchmarks
 from benchmarks.figures import MIB, Curve, Result, Row, Target, shown, table
-from benchmarks.records import Record, page
+from benchmarks.records import Record, page, with_targets
 from benchmarks.run import ORDER
 from tests.support.hub import find_hub
 
@@ -28,6 +28,7 @@ def test_a_row_has_its_median_its_slowest_percent_and_its_spread():
     hundred = Row("many", [float(value) for value in range(100, 0, -1)])
     assert (hundred.median, hundred.p99, hundred.max) == (50.5, 99.0, 100.0)
     assert hundred.spread == "25.2 s to 75.8 s"  # quartiles
+    assert RATE.spread == ""
     assert PEER.spread == "300 ms to 600 ms"  # least and most
 
 
@@ -73,7 +74,7 @@ def test_a_table_has_ratios_to_its_first_row_verdicts_and_what_went_wrong():
     )
     text = table(result)
     assert "| hapi | 150 ms | 100 ms to 200 ms | 3 | 0.30 |" in text
-    assert "| rate | 40/s | 40/s to 40/s | 1 |  |" in text  # another unit: no ratio
+    assert "| rate | 40/s |  | 1 |  |" in text  # another unit: no ratio
     assert "| fast | 0.30 times | ≤ 0.1 times peer | **missed** |" in text
     assert "**Wrong:** one lost" in text
 
@@ -93,6 +94,18 @@ def test_a_record_survives_its_file_and_the_page_names_commit_and_machine():
     text = page(found)
     assert "| [spawn](#spawn) | fast | 0.30 times | ≤ 0.1 times peer | **missed** |" in text
     assert "2026-01-02, commit abc1234, two cores; rounds 3" in text
+
+
+def test_the_targets_of_the_document_are_replaced_and_nothing_else():
+    result = Result(title="T", rows=[PEER, OURS], targets=[Target("fast", "hapi", 0.5, "peer")])
+    record = Record("What it is.", "abc1234", "2026-01-02", "two cores", {"rounds": 3}, [result])
+    document = (ROOT / "docs" / "performance.md").read_text()
+    once = with_targets(document, {"spawn": record})
+    assert "| [spawn](../benchmarks/RESULTS.md#spawn) | fast | 0.30 times | ≤ 0.5 times peer | met |\n" in once
+    assert with_targets(once, {"spawn": record}) == once
+    assert once.partition("## How it is measured")[2] == document.partition("## How it is measured")[2]
+    with pytest.raises(ValueError, match="targets"):
+        with_targets("no marks", {})
 
 
 def test_the_list_of_benchmarks_is_complete():
@@ -120,6 +133,7 @@ def test_a_small_one_runs_to_the_end():
 @pytest.mark.skipif(find_hub() is None, reason="the official hub is not installed")
 def test_both_runners_take_part():
     said = _run("stop")
+    assert "| `stop-session` |" in said
     assert "| peer |" in said
     assert "| hapi |" in said
     assert "**Wrong:**" not in said
