@@ -12,6 +12,7 @@ from hapi.cli import (
     completion,
     doctor,
     hub,
+    loadtest,
     output,
     resume,
     runner,
@@ -81,6 +82,7 @@ send.register(app)
 wait.register(app)
 transcripts.register(app)
 top.register(app)
+loadtest.register(app)
 completion.register(app)
 terminals.register(app)
 resume.register(app)
