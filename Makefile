@@ -5,7 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 HUB_VERSION := 0.30.7
 CODEX_ACP_VERSION := 0.16.0
-BENCHMARKS := restart terminal
 HUB := .cache/hub/.installed-$(HUB_VERSION)
 CODEX := .cache/codex/.installed-$(CODEX_ACP_VERSION)
 
@@ -32,8 +31,9 @@ test: $(BIN)/.installed ## Set up and run the whole suite
 unit: $(BIN)/.installed ## The fast tests only
 	$(BIN)/pytest tests/unit $(ARGS)
 
-bench: $(BIN)/.installed ## The benchmarks, each beside its floor (RECORD=1: keep the results in benchmarks/RESULTS.md)
-	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(if $(RECORD),--record) || exit 1; done
+bench: $(BIN)/.installed ## The benchmarks, beside peer and floor (ONLY="spawn stop", QUICK=1, RECORD=1: into benchmarks/RESULTS.md)
+	@$(MAKE) --no-print-directory $(HUB)
+	@$(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick) $(if $(RECORD),--record)
 
 chaos: $(BIN)/.installed ## Break things for MINUTES (3) by SEED (made up), then prove that nothing was lost
 	@$(MAKE) --no-print-directory $(HUB)

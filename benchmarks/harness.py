@@ -1,31 +1,34 @@
-"""What every benchmark needs: a private home, real processes, medians, a table, and the floor beside each figure."""
+"""What every benchmark needs: a private home with a real runner, patience, a stopwatch, works that take turns.
+
+A benchmark is a module of this package with a docstring that says what it measures, `FULL` and `QUICK` (its numbers at full size, and at
+the smallest that still measures something) and `measure(**numbers) -> list[Result]`. `python -m benchmarks NAME` runs it (benchmarks.run).
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 
 import hapi
+from benchmarks.figures import Row
 from hapi import config, procs, wire
 from hapi.control import Control
-from hapi.ids import ProcessId
+from hapi.ids import ProcessId, new_session_id
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
+AT_ONCE = 8  # sessions that start at the same time
 _POLL_S = 0.002
 
 
@@ -38,9 +41,12 @@ class Home:
         for directory in (self.path, self.project):
             directory.mkdir(mode=0o700, parents=True)
         own = {key: value for key, value in os.environ.items() if not key.startswith(("HAPI_", "CLI_API_"))}
-        self.environment = own | {"HAPI_HOME": str(self.path)}
-        os.environ["HAPI_HOME"] = str(self.path)
-        self.control = Control(config.load("default"))
+        self.use(own | {"HAPI_HOME": str(self.path)})
+
+    def use(self, environment: dict[str, str]) -> None:
+        """Run commands in that environment from now on: with a hub, its token, a PATH."""
+        self.environment = environment
+        self.control = Control(config.load(environ=environment))
 
     def hapi(self, *words: str) -> str:
         """Run a command; its output. Raises CalledProcessError."""
@@ -95,6 +101,19 @@ def wait(probe: Callable[[], Any], deadline_s: float, what: str) -> Any:
     return value
 
 
+def settled(probe: Callable[[], float], share: float, window_s: float = 0.5, deadline_s: float = 20.0) -> float:
+    """Look until two looks, `window_s` apart, differ by less than `share`; the last one. Raises TimeoutError."""
+    end, last = time.monotonic() + deadline_s, probe()
+    while True:
+        time.sleep(window_s)
+        value = probe()
+        if abs(value - last) <= share * last:
+            return value
+        if time.monotonic() > end:
+            raise TimeoutError(f"not settled within {deadline_s:g} s: {last:g}, {value:g}")
+        last = value
+
+
 def timed(work: Callable[[], Any]) -> float:
     """Seconds that `work` takes."""
     start = time.perf_counter()
@@ -102,24 +121,26 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One line of a table: seconds per round, and beside which floor they stand."""
-
-    name: str
-    seconds: list[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
+def interleave(rounds: int, works: dict[str, Callable[[], float]]) -> list[Row]:
+    """A row of seconds for each work, taking turns (A B A B; the order is turned round every second time)."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds):
+        for name in list(works) if number % 2 == 0 else reversed(works):
+            taken[name].append(works[name]())
+    return [Row(name, seconds) for name, seconds in taken.items()]
 
 
-def table(title: str, floor: Row, rows: list[Row]) -> str:
-    """Medians with their ratio to the floor of the same run, as Markdown."""
-    lines = [f"### {title}", "", "| | median | rounds | times the floor |", "|---|---|---|---|"]
-    for row in [floor, *rows]:
-        rounds = " ".join(f"{second:.2f}" for second in row.seconds)
-        lines.append(f"| {row.name} | {row.median:.2f} s | {rounds} | {row.median / floor.median:.1f} |")
-    return "\n".join(lines)
+def populate(home: Home, count: int, at_once: int = AT_ONCE) -> list[float]:
+    """Spawn idle demo sessions over the control socket, so many at a time; the seconds of each. Raises what a spawn raises."""
+
+    def spawn(_: int) -> float:
+        order = wire.Spawn(
+            session_id=new_session_id(), directory=str(home.project), agent="demo", started_by="terminal"
+        )
+        return timed(lambda: home.control.ask(order, wire.Spawned, 60.0))
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(spawn, range(count)))
 
 
 def machine() -> str:
@@ -127,21 +148,3 @@ def machine() -> str:
     memory = psutil.virtual_memory().total / 2**30
     python = platform.python_version()
     return f"hapi {hapi.__version__}, Python {python}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.system()}"
-
-
-def options(description: str, **numbers: int) -> argparse.Namespace:
-    """The options of a benchmark: its numbers with their defaults, and `--record`."""
-    parser = argparse.ArgumentParser(description=description)
-    for name, default in numbers.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--record", action="store_true", help=f"append the results to {RESULTS.name}")
-    return parser.parse_args()
-
-
-def report(text: str, *, record: bool) -> None:
-    """Print the results, and keep them where that is asked for."""
-    print(f"\n{text}\n\n{machine()}, load {os.getloadavg()[0]:.1f}")
-    if record:
-        day = time.strftime("%Y-%m-%d")
-        with RESULTS.open("a") as file:
-            file.write(f"{text}\n\n{day}, {machine()}\n\n")

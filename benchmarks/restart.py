@@ -1,41 +1,44 @@
-"""A killed broker with many idle sessions: how long until the next one has all of them back under control.
-
-Exit status 1 when a session was lost or replaced.
-"""
+"""A killed broker with many idle sessions: how long until the next one has all of them back under control. The peer forgets them all."""
 
 from __future__ import annotations
 
 import random
-import sys
 import time
 
-from benchmarks.harness import Home, Row, options, private_home, report, table, timed, wait
+from benchmarks.figures import Result, Row, Target
+from benchmarks.harness import Home, populate, private_home, timed, wait
 from hapi import wire
-from hapi.ids import new_session_id
 
-AT_ONCE = 8  # sessions that start at the same time
+FULL = {"sessions": 1000, "rounds": 3}
+QUICK = {"sessions": 5, "rounds": 1}
+FLOOR = "floor: start of an empty runner until status answers"
+STEPS = ("start command returns", "all adopted", "one takes a message")
 Pids = dict[str, tuple[int, int]]
 
 
-def main() -> int:
-    """Run the rounds; 1 when something was lost."""
-    chosen = options("Restart of a runner with many sessions", sessions=200, rounds=3)
+def measure(sessions: int, rounds: int) -> list[Result]:
+    """SIGKILL of the broker, start, several times over."""
     with private_home() as home:
-        floor = [start_empty(home) for _ in range(chosen.rounds)]
-        spawn_s = timed(lambda: populate(home, chosen.sessions))
+        floor = Row(FLOOR, [start_empty(home) for _ in range(rounds)])
+        home.hapi("runner", "start")
+        populate(home, sessions)
         before = pids(home)
-        print(f"{len(before)} sessions in {spawn_s:.1f} s", flush=True)
-        rounds = [restart(home, chosen.sessions) for _ in range(chosen.rounds)]
+        taken = [restart(home, sessions) for _ in range(rounds)]
         verdicts = home.status().verdicts
-        kept = {key: pair for key, pair in pids(home).items() if before.get(key) == pair}
-    names = ("start command returns", "all adopted", "one takes a message")
-    rows = [Row(name, [figures[index] for figures in rounds]) for index, name in enumerate(names)]
-    title = f"Restart with {chosen.sessions} idle sessions"
-    text = table(title, Row("floor: start of an empty runner until status answers", floor), rows)
-    lost = len(before) - len(kept)
-    text += f"\n\n{lost} of {len(before)} sessions lost or replaced; verdicts of the last round: {verdicts}"
-    report(text, record=chosen.record)
-    return 1 if lost or len(before) != chosen.sessions or verdicts != {"adopted": chosen.sessions} else 0
+        kept = sum(before.get(key) == pair for key, pair in pids(home).items())
+    rows = [Row(step, [figures[index] for figures in taken]) for index, step in enumerate(STEPS)]
+    lost = len(before) - kept
+    good = not lost and len(before) == sessions and verdicts == {"adopted": sessions}
+    said = f"{lost} of {len(before)} sessions lost or replaced; verdicts of the last round: {verdicts}"
+    return [
+        Result(
+            title=f"Restart with {sessions} idle sessions",
+            rows=[floor, *rows],
+            targets=[Target(f"{sessions} sessions re-adopted after SIGKILL of the broker", "all adopted", 2.0)],
+            notes=[said] if good else [],
+            wrong=[] if good else [said],
+        )
+    ]
 
 
 def start_empty(home: Home) -> float:
@@ -43,22 +46,6 @@ def start_empty(home: Home) -> float:
     seconds = timed(lambda: (home.hapi("runner", "start"), home.status()))
     home.hapi("runner", "stop")
     return seconds
-
-
-def populate(home: Home, count: int) -> None:
-    """Spawn idle demo sessions, a few at a time, over the control socket."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    home.hapi("runner", "start")
-
-    def spawn(_: int) -> None:
-        order = wire.Spawn(
-            session_id=new_session_id(), directory=str(home.project), agent="demo", started_by="terminal"
-        )
-        home.control.ask(order, wire.Spawned, 60.0)
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(spawn, range(count)))
 
 
 def pids(home: Home) -> Pids:
@@ -82,7 +69,3 @@ def restart(home: Home, count: int) -> tuple[float, float, float]:
     home.control.ask(wire.SendText(one.session_id, "/say here"), wire.Accepted, 30.0)
     answered = time.perf_counter() - start
     return started, adopted, answered
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,6 @@ import random
 import re
 import select
 import shutil
-import statistics
 import struct
 import subprocess
 import sys
@@ -22,8 +21,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.harness import Home, Row, options, private_home, report, table
+from benchmarks.figures import Result, Row
+from benchmarks.harness import Home, private_home
 
+FULL = {"keystrokes": 500, "megabytes": 100, "rounds": 3}
+QUICK = {"keystrokes": 20, "megabytes": 2, "rounds": 1}
 _SIZE = struct.pack("4H", 24, 80, 0, 0)
 _ESCAPES = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b[()][0-9A-B]|\x1b[=>78]")
 _KEYS = b"abcdefghijklmnopqrstuvwxyz"
@@ -159,32 +161,14 @@ def flood(home: Home, megabytes: int, rounds: int) -> list[Way]:
         return found
 
 
-def latencies(found: list[Way]) -> str:
-    """Median and 99th percentile with their ratios to the bare terminal, as Markdown."""
-    bare = found[0].seconds
-    lines = ["### Echo of a keystroke", "", "| | median | p99 | times bare | p99 times bare |", "|---|---|---|---|---|"]
-    for path in found:
-        median, slow = statistics.median(path.seconds), _p99(path.seconds)
-        ratios = f"{median / statistics.median(bare):.1f} | {slow / _p99(bare):.1f}"
-        lines.append(f"| {path.name} | {median * 1000:.2f} ms | {slow * 1000:.2f} ms | {ratios} |")
-    return "\n".join([*lines, "", f"{len(bare)} keystrokes each, taking turns"])
-
-
-def _p99(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=100)[98]
-
-
-def main() -> int:
-    """Both measurements; the exit status is 0 whatever they show."""
-    chosen = options("Terminals that can be left", keystrokes=500, megabytes=100, rounds=3)
+def measure(keystrokes: int, megabytes: int, rounds: int) -> list[Result]:
+    """Both measurements."""
     with private_home() as home:
         home.hapi("runner", "start")
-        text = latencies(echo(home, chosen.keystrokes))
-        bare, *others = [Row(path.name, path.seconds) for path in flood(home, chosen.megabytes, chosen.rounds)]
-    title = f"`cat` of {chosen.megabytes} MB to somebody who looks"
-    report(f"{text}\n\n{table(title, bare, others)}\n\n{_WHAT_IS_SHOWN}", record=chosen.record)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        echoes = [Row(path.name, path.seconds) for path in echo(home, keystrokes)]
+        floods = [Row(path.name, path.seconds) for path in flood(home, megabytes, rounds)]
+    title = f"`cat` of {megabytes} MB to somebody who looks"
+    return [
+        Result(title="Echo of a keystroke", rows=echoes, notes=[f"{keystrokes} keystrokes each, taking turns"]),
+        Result(title=title, rows=floods, notes=[_WHAT_IS_SHOWN]),
+    ]

@@ -14,6 +14,7 @@ from hapi.cli import (
     completion,
     doctor,
     hub,
+    loadtest,
     output,
     resume,
     runner,
@@ -82,6 +83,7 @@ send.register(app)
 wait.register(app)
 transcripts.register(app)
 top.register(app)
+loadtest.register(app)
 completion.register(app)
 terminals.register(app)
 resume.register(app)

@@ -1,0 +1,96 @@
+"""The last recorded results: `results.json`; RESULTS.md and the targets in docs/performance.md are made from it. Each benchmark's newest record replaces the one before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.figures import Result, table
+from benchmarks.harness import machine
+
+PLACE = Path(__file__).parent
+PAGE, DATA = PLACE / "RESULTS.md", PLACE / "results.json"
+DOCUMENT = PLACE.parent / "docs" / "performance.md"
+_BEGIN, _END = "<!-- targets: written by `make bench RECORD=1` -->\n", "<!-- /targets -->\n"
+_HEAD = """# Benchmark results
+
+Made by `make bench RECORD=1`. Medians; the spread is the least and the most of few values, the quartiles of many. Each table was measured in one run, its rows taking
+turns where they can. *peer* is the official runner (`@twsxtd/hapi@0.30.7`) on the same machine, at the same hub, with the same agent; *floor* is what the
+parts cost bare. MiB are 2²⁰ bytes; memory is PSS: a page that n processes share counts 1/n for each.
+"""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One run of a benchmark."""
+
+    summary: str
+    commit: str  # abbreviated, with "+" when files were changed since
+    date: str
+    machine: str
+    numbers: dict[str, int]
+    results: list[Result]
+
+
+def keep(name: str, summary: str, numbers: dict[str, int], results: list[Result]) -> None:
+    """Put a run on record."""
+    found = read()
+    found[name] = Record(summary, commit(), time.strftime("%Y-%m-%d"), machine(), numbers, results)
+    _write(DATA, msgspec.json.format(msgspec.json.encode(found), indent=1))
+    _write(PAGE, page(found).encode())
+    _write(DOCUMENT, with_targets(DOCUMENT.read_text(), found).encode())
+
+
+def read() -> dict[str, Record]:
+    """What is on record, by the benchmark's name."""
+    if not DATA.exists():
+        return {}
+    return msgspec.json.decode(DATA.read_bytes(), type=dict[str, Record])
+
+
+def page(found: dict[str, Record]) -> str:
+    """All records as Markdown: the targets first, then each benchmark's tables."""
+    return "\n".join([_HEAD, *_summary(found, ""), "", *(_section(name, record) for name, record in found.items())])
+
+
+def with_targets(document: str, found: dict[str, Record]) -> str:
+    """The document with the verdicts of all records between its marks. Raises ValueError when it has none."""
+    before, mark, rest = document.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise ValueError(f"no {_BEGIN.strip()} … {_END.strip()} in the document")
+    return before + mark + "\n".join([*_summary(found, "../benchmarks/RESULTS.md"), end]) + after
+
+
+def _summary(found: dict[str, Record], path: str) -> list[str]:
+    lines = ["| benchmark | target | measured | aim | verdict |", "|---|---|---|---|---|"]
+    for name, record in found.items():
+        for result in record.results:
+            lines += [
+                f"| [{name}]({path}#{name}) | {v.what} | {v.figure} | {v.target} | {'met' if v.met else '**missed**'} |"
+                for v in result.verdicts()
+            ]
+    return lines
+
+
+def _section(name: str, record: Record) -> str:
+    size = ", ".join(f"{key} {number}" for key, number in record.numbers.items())
+    tables = "\n\n".join(table(result) for result in record.results)
+    where = f"{record.date}, commit {record.commit}, {record.machine}; {size}"
+    return f"## {name}\n\n{record.summary}\n\n{tables}\n\n{where}\n"
+
+
+def commit() -> str:
+    """The commit that is measured; "unknown" outside a repository."""
+    words = ["git", "-C", str(PLACE), "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _write(path: Path, data: bytes) -> None:
+    beside = path.with_suffix(f".{os.getpid()}")
+    beside.write_bytes(data)
+    beside.replace(path)

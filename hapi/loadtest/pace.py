@@ -1,0 +1,27 @@
+"""Not more than so many a second."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hapi.clock import monotonic
+
+_BURST_S = 0.1  # what was missed in this time is made up for, no more
+
+
+class Pace:
+    """Turns at a rate per second, 0 for no limit. Who comes first is served first."""
+
+    def __init__(self, rate: float) -> None:
+        self._gap = 1 / rate if rate else 0.0
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Return when it is the caller's turn."""
+        if not self._gap:
+            return
+        now = monotonic()
+        slot = max(self._next, now - _BURST_S)
+        self._next = slot + self._gap
+        if slot > now:
+            await asyncio.sleep(slot - now)

@@ -1,0 +1,129 @@
+"""A home, a namespace and a runner for one load test, of which nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from hapi import config as configuration
+from hapi import control, launch, procs, settings, wire
+from hapi.agents.built_in import FLAVORS
+from hapi.clock import monotonic
+from hapi.config import Config
+from hapi.errors import NotRunning
+from hapi.ids import split_token
+
+_NOT_OURS = ("HAPI_NAMESPACE", "HAPI_API_URL", "CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON", "HAPI_RUNNER_SUPERVISED")
+_SHORT = "/tmp"  # noqa: S108 - made by mkdtemp; the sockets' paths must be short
+Sweep = Callable[[], list[str]]
+
+
+class Hub(msgspec.Struct, frozen=True):
+    """Which hub to go through; `token` without a namespace."""
+
+    url: str
+    token: str
+    headers: dict[str, str]
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """Which agent, with which settings of agents; in a namespace of that name (made up if ""); `keep` the directory."""
+
+    agent: str
+    agents: dict[str, Any] = {}
+    namespace: str = ""
+    keep: bool = False
+
+
+class Stage:
+    """While it is entered, HAPI_HOME of this process is a new directory, and `config` a namespace in it.
+
+    `sweep` ends whatever runs below HAPI_HOME and names what it found. It is called on leaving, before the directory is
+    removed: after a good test there is nothing to find.
+    """
+
+    def __init__(self, hub: Hub | None, setting: Setting, sweep: Sweep) -> None:
+        self.namespace = setting.namespace or f"loadtest-{secrets.token_hex(4)}"
+        self.survivors: list[str] = []
+        self._hub = hub
+        self._keep = setting.keep
+        stand_in = {} if setting.agent in FLAVORS else {"claude": {"use": setting.agent}}
+        self._agents = {**setting.agents, **stand_in}
+        self._sweep = sweep
+        self._environment = dict(os.environ)
+
+    def __enter__(self) -> Self:
+        self.path = Path(tempfile.mkdtemp(prefix="hapi-l-", dir=_SHORT if os.access(_SHORT, os.W_OK) else None))
+        self.project = self.path / "project"
+        self.project.mkdir()
+        for name in _NOT_OURS:  # they would win over the settings that we write
+            os.environ.pop(name, None)
+        home = self.path / "h"
+        home.mkdir(mode=0o700)
+        os.environ["HAPI_HOME"] = str(home)
+        values: dict[str, Any] = {"agents": self._agents} if self._agents else {}
+        if self._hub is not None:
+            values |= {"apiUrl": self._hub.url, "cliApiToken": self.token, "extraHeaders": self._hub.headers}
+        settings.update(home / "settings.json", values)
+        self.config: Config = configuration.load(self.namespace)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.survivors += self._sweep()
+        finally:
+            if not self._keep:
+                shutil.rmtree(self.path, ignore_errors=True)
+            os.environ.clear()
+            os.environ.update(self._environment)
+
+    @property
+    def token(self) -> str:
+        """The hub's token for the namespace of the test."""
+        base = split_token(self._hub.token)[0] if self._hub is not None else ""
+        return f"{base}:{self.namespace}"
+
+    async def start_runner(self) -> float:
+        """Start the runner; seconds until it answers. Raises HapiError(start_failed)."""
+        start = monotonic()
+        await asyncio.to_thread(launch.start, self.config)
+        return monotonic() - start
+
+    async def stop_runner(self) -> float:
+        """Stop it; seconds until its process is gone. Raises HapiError(still_alive)."""
+        start = monotonic()
+        await asyncio.to_thread(control.stop, self.config)
+        return monotonic() - start
+
+    async def status(self) -> wire.Status:
+        """What the runner says of itself. Raises NotRunning, HapiError(timeout)."""
+        return await asyncio.to_thread(control.Control(self.config).ask, wire.GetStatus(), wire.Status)
+
+    async def machine_id(self) -> str | None:
+        """The machine's id at the hub, once the connector has one."""
+        return (await self.status()).hub.machine_id
+
+    async def kill(self, worker: str) -> None:
+        """SIGKILL to one of the runner's processes; a broker is started again, the others it starts itself."""
+        with contextlib.suppress(NotRunning):
+            status = await self.status()
+            pid = status.pid if worker == "broker" else status.workers[worker].pid
+            who = procs.identity(pid)
+            if who is not None:
+                procs.send_signal(who, signal.SIGKILL)
+                await asyncio.to_thread(procs.wait_gone, who, 10.0)
+        if worker == "broker":
+            await self.start_runner()
