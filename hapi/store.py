@@ -126,7 +126,7 @@ class SessionDirectory:
 
     def last_generation(self) -> int:
         """How often this session was started, as far as its files tell, damaged records too; 0 for a new one."""
-        records = [self._raw_state(path) for path in (self.state, *self.path.glob(f"{self.state.name}.bad-*"))]
+        records = [self._raw_state(path) for path in (self.state, *self._named(f"{self.state.name}.bad-"))]
         counts = [count for record in records if isinstance(count := record.get("generation"), int)]
         return max([*counts, int(self.spec.exists())])
 
@@ -142,7 +142,7 @@ class SessionDirectory:
         for the session goes on. Raises OSError.
         """
         os.close(os.open(self._untold(generation), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        for path in self.path.glob("untold.*"):
+        for path in self._named("untold."):
             if path != self._untold(generation):
                 path.unlink(missing_ok=True)
 
@@ -156,7 +156,7 @@ class SessionDirectory:
 
     def newest_promise(self) -> int:
         """The highest generation that the hub is still owed the end of; 0 for none."""
-        found = [path.suffix[1:] for path in self.path.glob("untold.*")]
+        found = [path.suffix[1:] for path in self._named("untold.")]
         return max((int(number) for number in found if number.isdigit()), default=0)
 
     def hub(self) -> int | None:
@@ -178,6 +178,13 @@ class SessionDirectory:
 
     def _untold(self, generation: int) -> Path:
         return self.path / f"untold.{generation}"
+
+    def _named(self, prefix: str) -> list[Path]:
+        """The files whose names begin so; none where the directory cannot be read. Every session asks: no patterns."""
+        try:
+            return [self.path / name for name in os.listdir(self.path) if name.startswith(prefix)]
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return []
 
     def quarantine_state(self) -> Path:
         """Move a damaged record out of the way; returns where it is now. Raises OSError."""

@@ -16,6 +16,7 @@ from hapi.journal import Journal
 from hapi.lifecycle import BUSY, EndReason, Phase
 from hapi.store import SessionDirectory
 from hapi.workers.link import Link
+from hapi.workers.offload import offload
 from hapi.workers.supervisor import prompt
 from hapi.workers.supervisor.acp_events import Said, Turn
 from hapi.workers.supervisor.acp_tools import Picture
@@ -140,7 +141,7 @@ class ChatSession(Session):
         if not message.attachments:
             return [{"type": "text", "text": message.text}]
         allowed = (self._directory.path / "uploads", Path(self.info.directory))
-        blocks, problems = await asyncio.to_thread(prompt.blocks, message, self._driver.takes, allowed)
+        blocks, problems = await offload(prompt.blocks, message, self._driver.takes, allowed)
         for problem in problems:
             self._emit(wire.Note(problem, is_error=True))
         return blocks
