@@ -28,7 +28,7 @@ _SWITCHES = {
     "status": {"--json", "--all"},
     "start": {"--json"},
     "stop": {"--json"},
-    "stop-session": {"--json"},
+    "stop-session": {"--json", "--all"},
 }
 _TAKE_A_SESSION = {"stop-session"}
 
@@ -56,7 +56,8 @@ def _understood(arguments: list[str]) -> _Said | None:
     command, rest = plain[1], plain[2:]
     switches = frozenset(word for word in rest if word.startswith("-"))
     others = [word for word in rest if not word.startswith("-")]
-    if switches - _SWITCHES[command] or len(others) != (command in _TAKE_A_SESSION):
+    wanted = command in _TAKE_A_SESSION and "--all" not in switches
+    if switches - _SWITCHES[command] or len(others) != wanted:
         return None
     return _Said(command, switches, "".join(others), namespace)
 
@@ -67,9 +68,11 @@ def _do(said: _Said) -> int:
     as_json, every = "--json" in said.switches, "--all" in said.switches
     match said.command:
         case "list" | "stop-session":
-            from hapi.cli import sessions
+            from hapi.cli import sessions, stop_all
 
             if said.command == "stop-session":
+                if every:
+                    return stop_all.run(as_json=as_json)
                 return sessions.stop_session(said.target, as_json=as_json)
             sessions.show_list(every=every, ended="--ended" in said.switches, as_json=as_json)
         case "status":

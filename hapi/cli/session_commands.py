@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from hapi.cli import sessions
+from hapi.cli import sessions, stop_all
 from hapi.cli.common import AllNamespaces, Json, examples
 from hapi.errors import EXIT_OK
 
-SessionTarget = Annotated[str, typer.Argument(metavar="ID", help="A session id, a unique prefix of one, or PID-n.")]
+_TARGET = typer.Argument(metavar="ID", help="A session id, a unique prefix of one, or PID-n.")
+SessionTarget = Annotated[str, _TARGET]
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +20,12 @@ def register(app: typer.Typer) -> None:
         "list", epilog=examples("hapi runner list", "hapi runner list --ended --json", "hapi runner list --all")
     )(show_list)
     app.command(
-        "stop-session", epilog=examples("hapi runner stop-session 1f0c22ab", "hapi runner stop-session PID-4711")
+        "stop-session",
+        epilog=examples(
+            "hapi runner stop-session 1f0c22ab",
+            "hapi runner stop-session PID-4711",
+            "hapi runner stop-session --all --json",
+        ),
     )(stop_session)
 
 
@@ -32,8 +38,14 @@ def show_list(
     sessions.show_list(every=every, ended=ended, as_json=as_json)
 
 
-def stop_session(target: SessionTarget, as_json: Json = False) -> None:  # noqa: FBT002
+def stop_session(
+    target: Annotated[str | None, _TARGET] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every session of this namespace, side by side.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
     """End a session and everything it started. Prints stopped, already_gone or still_alive (exit status 1)."""
-    status = sessions.stop_session(target, as_json=as_json)
+    if (target is None) is not every:
+        raise typer.BadParameter("Name one session, or say --all.")
+    status = stop_all.run(as_json=as_json) if target is None else sessions.stop_session(target, as_json=as_json)
     if status != EXIT_OK:
         raise typer.Exit(status)

@@ -93,6 +93,11 @@ def test_it_knows_no_switch_that_the_parser_does_not():
         assert (command in quick._TAKE_A_SESSION) == bool(known.arguments)
 
 
+def test_stopping_all_sessions_is_quick_too():
+    assert quick.prepared(["runner", "stop-session", "--all"]) is not None
+    assert quick.prepared(["runner", "stop-session", "--all", "1f0c"]) is None
+
+
 def test_what_msgspec_is_spared_is_there_for_others():
     code = (
         "import sys; from hapi import lean; lean.import_msgspec(); assert 'msgspec' in sys.modules;"
