@@ -11,10 +11,10 @@ import asyncio
 import gc
 import importlib
 import os
-import selectors
+import select
 import signal
+import struct
 import traceback
-from multiprocessing.connection import Connection
 from typing import NoReturn
 
 import msgspec
@@ -36,12 +36,16 @@ _PRELOADED = (
     "encodings.utf_16_le",
 )
 _REHEARSALS = 10  # the interpreter has settled how to run a function after eight calls
+_LENGTH = struct.Struct("!i")  # before each message: what multiprocessing's pipes, the broker's end, have there
 
 
 class Nursery:
-    """Forks on order, reaps, reports. One per broker."""
+    """Forks on order, reaps, reports. One per broker.
 
-    def __init__(self, namespace: str, pipe: Connection, lifeline: int) -> None:
+    What runs here between two forks unshares pages of the child before: it is little, and most of it in C.
+    """
+
+    def __init__(self, namespace: str, pipe: int, lifeline: int) -> None:
         self._namespace = namespace
         self._pipe = pipe
         self._lifeline = lifeline
@@ -51,21 +55,21 @@ class Nursery:
         """Serve until the broker is gone."""
         _preload(self._namespace)
         wakeup = _child_signals()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._pipe, selectors.EVENT_READ)
-            selector.register(wakeup, selectors.EVENT_READ)
-            while True:
-                for key, _ in selector.select():
-                    if key.fileobj == wakeup:
-                        _empty(wakeup)
-                        self._reap()
-                    elif not self._serve():
-                        return
+        waiting = select.poll()
+        waiting.register(self._pipe, select.POLLIN)
+        waiting.register(wakeup, select.POLLIN)
+        while True:
+            for fd, _ in waiting.poll():
+                if fd == wakeup:
+                    _empty(wakeup)
+                    self._reap()
+                elif not self._serve():
+                    return
 
     def _serve(self) -> bool:
-        try:
-            data = self._pipe.recv_bytes()
-        except (EOFError, OSError):
+        length = _read(self._pipe, _LENGTH.size)
+        data = _read(self._pipe, *_LENGTH.unpack(length)) if length else b""
+        if not data:
             return False
         order = msgspec.msgpack.decode(data, type=Fork)
         try:
@@ -88,7 +92,8 @@ class Nursery:
 
     def _say(self, message: Forked | ForkFailed | Exited) -> bool:
         try:
-            self._pipe.send_bytes(msgspec.msgpack.encode(message))
+            data = msgspec.msgpack.encode(message)
+            os.write(self._pipe, _LENGTH.pack(len(data)) + data)
         except OSError:
             return False
         return True
@@ -128,6 +133,20 @@ def _preload(namespace: str) -> None:
     gc.freeze()  # the garbage collector would touch, and so unshare, every page
 
 
+def _read(fd: int, length: int) -> bytes:
+    """That many bytes; b"" at the end of the pipe, also in the middle of a message."""
+    data = b""
+    while len(data) < length:
+        try:
+            more = os.read(fd, length - len(data))
+        except OSError:
+            return b""
+        if not more:
+            return b""
+        data += more
+    return data
+
+
 def _child_signals() -> int:
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
     os.set_blocking(reader, False)
@@ -163,7 +182,7 @@ def main() -> None:
     options = parser.parse_args()
     setproctitle.setproctitle(f"hapi: nursery [{options.namespace}]")
     gc.disable()
-    Nursery(options.namespace, Connection(options.fd), options.lifeline_fd).run()
+    Nursery(options.namespace, options.fd, options.lifeline_fd).run()
     os._exit(0)  # a plain exit would wait for the sessions
 
 
