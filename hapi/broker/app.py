@@ -31,6 +31,7 @@ from hapi.broker.effects import (
     Send,
     WriteReport,
 )
+from hapi.broker.nursery import Headstart
 from hapi.broker.peers import may_route
 from hapi.broker.reattach import scan, troubles
 from hapi.broker.requests import OS_SIGNAL
@@ -64,8 +65,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 class App:
     """One broker. `run` serves until it is told to stop, and says what comes next."""
 
-    def __init__(self, config: Config, lock: FileLock, start: Start) -> None:
-        """`lock` is held, and kept."""
+    def __init__(self, config: Config, lock: FileLock, start: Start, headstart: Headstart | None = None) -> None:
+        """`lock` is held, and kept. `headstart`: a nursery that is on its way."""
         self.config = config
         self._lock = lock
         self.paths = config.paths
@@ -90,6 +91,8 @@ class App:
         self.workforce = Workforce(
             self.core, self.paths, self._poller, self._carry_out, lambda: self._write_report("running")
         )
+        if headstart is not None:
+            self.workforce.start_with(headstart)
         self._signals = Signals()
         self._takeover = Takeover(config, self.core)
         self._ending: Ending | None = None
