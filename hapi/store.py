@@ -25,7 +25,7 @@ import msgspec
 
 from hapi import __version__
 from hapi.errors import ErrorCode, HapiError
-from hapi.files import NotAFile, overwrite, quarantine, read_file, write_atomic
+from hapi.files import NotAFile, overwrite, quarantine, read_file, replace, write_atomic
 from hapi.lifecycle import Phase
 from hapi.wire import SessionInfo, Spawn
 
@@ -76,10 +76,13 @@ class SessionDirectory:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write_spec(self, spec: Spawn) -> None:
-        """Keep what was asked, once; the caller's environment is left out (it may hold secrets). Raises OSError."""
+        """Keep what was asked, once; the caller's environment is left out (it may hold secrets). Raises OSError.
+
+        It survives a power cut once the record is written, which syncs the directory for both.
+        """
         if not self.spec.exists():
             bare = msgspec.structs.replace(spec, env=None)
-            write_atomic(self.spec, msgspec.json.format(msgspec.json.encode(bare)))
+            os.close(replace(self.spec, msgspec.json.format(msgspec.json.encode(bare))))
 
     def read_spec(self) -> Spawn:
         """What was asked. Raises HapiError(state_unreadable) for a file that is missing or damaged."""

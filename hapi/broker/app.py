@@ -31,6 +31,7 @@ from hapi.broker.effects import (
     Send,
     WriteReport,
 )
+from hapi.broker.nursery import Headstart
 from hapi.broker.peers import may_route
 from hapi.broker.reattach import scan, troubles
 from hapi.broker.requests import OS_SIGNAL
@@ -68,8 +69,8 @@ class App:
     _due = 0.0  # when there is something to do although nobody says anything
     _decided = True  # something may have changed `_due` since it was computed
 
-    def __init__(self, config: Config, lock: FileLock, start: Start) -> None:
-        """`lock` is held, and kept."""
+    def __init__(self, config: Config, lock: FileLock, start: Start, headstart: Headstart | None = None) -> None:
+        """`lock` is held, and kept. `headstart`: a nursery that is on its way."""
         self.config = config
         self._lock = lock
         self.paths = config.paths
@@ -94,6 +95,8 @@ class App:
         self.workforce = Workforce(
             self.core, self.paths, self._poller, self._carry_out, lambda: self._write_report("running")
         )
+        if headstart is not None:
+            self.workforce.start_with(headstart)
         self._signals = Signals()
         self._takeover = Takeover(config, self.core)
         self._ending: Ending | None = None
