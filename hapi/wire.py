@@ -573,7 +573,7 @@ class HelloWanted(msgspec.Struct, tag="hello_wanted"):
 
 
 class Beat(msgspec.Struct, tag="beat"):
-    """A sign of life when there is nothing else to say."""
+    """A sign of life, which earlier versions send when there is nothing else to say. Nothing follows from it."""
 
 
 class SessionChanged(msgspec.Struct, tag="session_changed"):

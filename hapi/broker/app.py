@@ -7,7 +7,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import setproctitle
@@ -36,7 +36,7 @@ from hapi.broker.reattach import scan, troubles
 from hapi.broker.requests import OS_SIGNAL
 from hapi.broker.signals import QUIT_SIGNALS, Signals
 from hapi.broker.takeover import Takeover
-from hapi.broker.transport import Transport
+from hapi.broker.transport import Message, Transport
 from hapi.broker.workforce import Workforce
 from hapi.config import Config
 from hapi.crashpoints import crash_point
@@ -48,6 +48,8 @@ from hapi.store import SessionDirectory
 BATCH = 256
 _LAST_WORDS_MS = 20
 LONGEST_POLL_S = 5.0
+STARTS_PER_CORE = 8  # enough to keep it busy; a slow agent of a second each is ready in time nevertheless
+_Got = TypeVar("_Got")
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 class App:
     """One broker. `run` serves until it is told to stop, and says what comes next."""
+
+    _due = 0.0  # when there is something to do although nobody says anything
+    _decided = True  # something may have changed `_due` since it was computed
 
     def __init__(self, config: Config, lock: FileLock, start: Start) -> None:
         """`lock` is held, and kept."""
@@ -81,6 +86,7 @@ class App:
             fingerprint=start.fingerprint,
             handoff_disabled=config.handoff_disabled,
             handoff_window_s=config.handoff_window_ms / 1000,
+            starts_at_once=STARTS_PER_CORE * (os.cpu_count() or 1),
         )
         self.core = Core(settings)
         self.transport = Transport(self.paths.control_endpoint, self.paths.bus_endpoint, self.core.counters)
@@ -115,11 +121,17 @@ class App:
     # ------------------------------------------------------------------------------------------------- the loop
 
     def _serve(self, ready: dict[Any, int]) -> None:
+        """One round. One that only forwards skips all that cannot have changed: it is what bulk traffic consists of."""
         self.core.now_ms = clock.now_ms()
         if self.transport.control in ready:
             self._serve_control()
         if self.transport.bus in ready:
             self._serve_bus()
+            if len(ready) == 1 and not self._decided and clock.monotonic() < self._due:
+                return
+        self._serve_rest(ready)
+
+    def _serve_rest(self, ready: dict[Any, int]) -> None:
         self.workforce.serve(ready)
         if self._signals.fd in ready:
             self._serve_signals()
@@ -129,12 +141,15 @@ class App:
         if deadline is not None and now >= deadline:
             self._carry_out(self.core.tick(now))
         self.workforce.start_due(now)
+        self._decided = True
 
     def _poll_ms(self) -> int:
         now = clock.monotonic()
-        deadlines = (self.core.next_deadline(), self._takeover.deadline(), self.workforce.deadline())
-        wait = min([LONGEST_POLL_S, *(at - now for at in deadlines if at is not None)])
-        return max(0, int(wait * 1000) + 1)
+        if self._decided:
+            deadlines = (self.core.next_deadline(), self._takeover.deadline(), self.workforce.deadline())
+            self._due = min([now + LONGEST_POLL_S, *(at for at in deadlines if at is not None)])
+            self._decided = False
+        return max(0, int((self._due - now) * 1000) + 1)
 
     def _serve_control(self) -> None:
         for _ in range(BATCH):
@@ -144,10 +159,10 @@ class App:
                 return
             self._guarded(self._take_request, frames)
 
-    def _guarded(self, take: Callable[[list[bytes]], None], frames: list[bytes]) -> None:
+    def _guarded(self, take: Callable[[_Got], None], message: _Got) -> None:
         """A bug that one message brings to light must not end the broker; it is logged, counted and shown."""
         try:
-            take(frames)
+            take(message)
         except Exception:
             self.core.counters["internal_errors"] += 1
             logger.exception("a message could not be handled")
@@ -176,31 +191,37 @@ class App:
             self._carry_out(self.core.request(to, body, clock.monotonic()))
 
     def _serve_bus(self) -> None:
-        for _ in range(BATCH):
-            try:
-                frames = self.transport.bus.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+        left = BATCH
+        while left:
+            taken, messages = self.transport.pass_on(self.core.peers.passes, left)
+            for message in messages:
+                self._guarded(self._take_message, message)
+            if not messages:
                 return
-            self._guarded(self._take_message, frames)
+            left -= taken
 
-    def _take_message(self, frames: list[bytes]) -> None:
-        identity = frames[0]
+    def _take_message(self, message: Message) -> None:
+        identity, data, bodies = message
         try:
-            if len(frames) != 3:
-                raise HapiError(ErrorCode.BAD_REQUEST, f"A message has two frames, not {len(frames) - 1}.")
-            header = wire.decode_header(frames[1])
+            if len(bodies) != 1:
+                raise HapiError(ErrorCode.BAD_REQUEST, f"A message has two frames, not {1 + len(bodies)}.")
+            header = wire.decode_header(data)
         except HapiError as error:
             self.core.counters["undecodable"] += 1
             self.transport.send(identity, "", wire.failure(error))
             return
         if header.to == wire.BROKER:
-            self._for_broker(identity, header, frames[2])
+            self._for_broker(identity, header, bodies[0].bytes)
         else:
-            self._forward(identity, header, frames)
+            self._forward(message, header)
 
-    def _forward(self, identity: bytes, header: wire.Header, frames: list[bytes]) -> None:
-        """The hot path: routing table, rights, out; the body is not looked at."""
+    def _forward(self, message: Message, header: wire.Header) -> None:
+        """What the transport does not know how to pass on: routing table, rights, out; the body is not looked at.
+
+        It will know the next one like it, unless that has a number: those are all different.
+        """
         core = self.core
+        identity, data, (body,) = message
         peer = core.peers.by_identity.get(identity)
         if peer is None:
             core.counters["unwelcome"] += 1
@@ -208,7 +229,9 @@ class App:
             return
         target = core.peers.routes.get(header.to)
         if target is not None and peer.name == header.sender and may_route(header.sender, header.to):
-            core.counters["forwarded"] += self.transport.forward(target, frames[1], frames[2])
+            core.counters["forwarded"] += self.transport.forward(target, data, body)
+            if not header.request:
+                core.peers.remember(identity, data, target)
             return
         wrong = target is not None
         core.counters["wrong_role" if wrong else "unroutable"] += 1
@@ -218,6 +241,7 @@ class App:
             self.transport.answer(ReplyTo("bus", identity, peer.name, header.request), wire.failure(refusal))
 
     def _for_broker(self, identity: bytes, header: wire.Header, data: bytes) -> None:
+        self._decided = True
         to = ReplyTo("bus", identity, header.sender, header.request)
         try:
             body = wire.decode(wire.FOR_BROKER, data)

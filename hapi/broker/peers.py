@@ -9,6 +9,7 @@ import msgspec
 from hapi import wire
 from hapi.ids import ProcessId
 
+PASSES_KEPT = 8_192
 _MAY_SEND_TO = {"session": frozenset({"hub"}), "hub": frozenset({"session"}), "reaper": frozenset()}
 _COMMON = (wire.Hello, wire.Beat, wire.Accepted, wire.Failure)
 _BROKER_TAKES: dict[str, tuple[type, ...]] = {
@@ -57,14 +58,25 @@ class Peer(msgspec.Struct):
 
 
 class Peers:
-    """The routing table. One name has at most one peer; the newest introduction wins."""
+    """The routing table. One name has at most one peer; the newest introduction wins.
+
+    `passes` is what follows from it and was asked for before: who sends what header to whom, at most PASSES_KEPT.
+    """
 
     def __init__(self) -> None:
         self.by_identity: dict[bytes, Peer] = {}
         self.routes: dict[str, bytes] = {}
+        self.passes: dict[tuple[bytes, bytes], bytes] = {}
+
+    def remember(self, identity: bytes, header: bytes, target: bytes) -> None:
+        """What has this header and comes from there may go to `target`, until somebody comes or goes."""
+        if len(self.passes) >= PASSES_KEPT:
+            self.passes.clear()
+        self.passes[identity, header] = target
 
     def add(self, peer: Peer) -> None:
         """Register `peer`; an older connection under its name, or another name of its connection, is forgotten."""
+        self.passes.clear()
         self.remove(peer.name)
         renamed = self.by_identity.get(peer.identity)
         if renamed is not None:
@@ -74,6 +86,7 @@ class Peers:
 
     def remove(self, name: str) -> Peer | None:
         """Forget the peer of that name and return it."""
+        self.passes.clear()
         identity = self.routes.pop(name, None)
         return None if identity is None else self.by_identity.pop(identity, None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from hapi.broker.effects import ReplyTo
 from hapi.errors import ErrorCode, HapiError
 
 _QUEUE = 10_000
+_NOW = int(zmq.NOBLOCK)  # plain integers: pyzmq's own flags are enumerations, which take a microsecond to combine
+_NOW_AND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
+_UNNAMED = 5  # the length of an identity that ZeroMQ made up; it begins with a zero
+
+Pass = tuple[bytes, bytes]  # a sender's identity, and a header of its
+Message = tuple[bytes, bytes, list[zmq.Frame]]  # identity, header, and what is behind it: one body, if all is well
 
 
 class Transport:
@@ -26,6 +34,50 @@ class Transport:
         self._control_endpoint = control_endpoint
         self.control = self._bind(control_endpoint)
         self.bus = self._bind(bus_endpoint)
+        self._receive = self.bus.recv  # bound once, for the hot path
+        self._send = super(zmq.Socket, self.bus).send  # pyzmq's own wrapper around it takes half of the time
+
+    def pass_on(self, passes: Mapping[Pass, bytes], limit: int) -> tuple[int, list[Message]]:
+        """The hot path: forward what `passes` knows to which identity, `limit` messages at most, up to one that it does
+        not know. Returns how many were taken from the queue, and those that want a decision (they are counted, too).
+
+        A ROUTER never gives an identity without a frame behind it. So the last frame in the third place proves that the
+        three were one message, and nothing has to be asked for; asking costs more than forwarding.
+        """
+        receive = self._receive
+        for taken in range(limit):
+            try:
+                identity = receive(_NOW)
+            except zmq.Again:
+                return taken, []
+            header = receive(_NOW)
+            target = passes.get((identity, header))
+            if target is None:
+                return taken + 1, [(identity, header, self._rest())]
+            try:
+                body = receive(_NOW, False)
+            except zmq.Again:
+                return taken + 1, [(identity, header, [])]
+            if body.more:
+                return taken + 1, self._misframed(identity, header, body)
+            self._counters["forwarded"] += self.forward(target, header, body)
+        return limit, []
+
+    def _rest(self) -> list[zmq.Frame]:
+        """What is behind the header just received, not copied."""
+        more = bool(self.bus.getsockopt(zmq.RCVMORE))
+        frames: list[zmq.Frame] = []
+        while more:
+            frames.append(self._receive(_NOW, False))
+            more = frames[-1].more
+        return frames
+
+    def _misframed(self, identity: bytes, header: bytes, frame: zmq.Frame) -> list[Message]:
+        """A header that has always had one body behind it now has none, or several: its neighbour's message is safe."""
+        data = frame.bytes
+        if len(data) == _UNNAMED and not data[0]:  # it had none: this is the next message's sender
+            return [(identity, header, []), (data, self._receive(_NOW), self._rest())]
+        return [(identity, header, [frame, *self._rest()])]
 
     def leave(self) -> None:
         """Take no more clients; those that are connected can still be answered. Who comes later waits for the next."""
@@ -46,10 +98,12 @@ class Transport:
             return
         self.forward(identity, wire.encode(wire.Header(to, wire.BROKER, request)), data)
 
-    def forward(self, identity: bytes, header: bytes, body: bytes) -> bool:
+    def forward(self, identity: bytes, header: bytes | zmq.Frame, body: bytes | zmq.Frame) -> bool:
         """Pass frames on to a worker; False (and counted) when it is gone or its queue is full."""
         try:
-            self.bus.send_multipart((identity, header, body), zmq.NOBLOCK)
+            self._send(identity, _NOW_AND_MORE)  # whether the others can go, too, is decided here
+            self._send(header, _NOW_AND_MORE)
+            self._send(body, _NOW)
         except zmq.Again:
             self._counters["dropped"] += 1
             return False

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from hapi import wire
-from hapi.broker.peers import Peer, Peers, may_route, may_tell_broker, role
+from hapi.broker.peers import PASSES_KEPT, Peer, Peers, may_route, may_tell_broker, role
 from hapi.ids import ProcessId
 
 WHO = ProcessId(1, 1, "boot")
@@ -58,3 +58,22 @@ def test_by_role():
         peers.add(peer(name, str(number).encode()))
     assert [found.name for found in peers.of_role("session")] == ["session:a", "session:b"]
     assert peers.of_role("reaper") == []
+
+
+@pytest.mark.parametrize("change", [lambda p: p.add(peer("session:b", b"3")), lambda p: p.remove("hub")])
+def test_what_may_pass_is_forgotten_when_somebody_comes_or_goes(change):
+    """Seen to fail: without the clearing in `add` or `remove`."""
+    peers = Peers()
+    peers.add(peer("hub", b"1"))
+    peers.remember(b"2", b"header", b"1")
+    assert peers.passes == {(b"2", b"header"): b"1"}
+    change(peers)
+    assert peers.passes == {}
+
+
+def test_what_may_pass_is_bounded():
+    peers = Peers()
+    for number in range(PASSES_KEPT + 1):
+        peers.remember(b"2", b"%d" % number, b"1")
+    assert len(peers.passes) <= PASSES_KEPT
+    assert peers.passes[b"2", b"%d" % PASSES_KEPT] == b"1"
