@@ -61,6 +61,8 @@ class LoadTest:
             machine=machine(),
             began=iso(now_ms()),
             through=self._side.name,
+            home=str(stage.config.home),
+            namespace=stage.namespace,
             plan=plan,
             sessions=Sessions(asked=plan.sessions),
             messages=self._ledger.totals,
