@@ -72,7 +72,7 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = False,
     at_once: Annotated[int, typer.Option(metavar="N", help="How many to start, or to stop, at a time.")] = 16,
     probes: Annotated[int, typer.Option(metavar="N", help="How often to ask for the list and the status.")] = 100,
-    patience: Annotated[float, typer.Option(metavar="S", help="How long one answer, start or stop may take.")] = 60,
+    patience: Annotated[float, typer.Option(metavar="S", help="How long one answer may take.")] = 60,
     kill: Annotated[
         list[str] | None,
         typer.Option(metavar="WHO", help="In the middle, SIGKILL broker, hub, nursery or reaper; repeatable."),
