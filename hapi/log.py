@@ -10,6 +10,9 @@ from pathlib import Path
 MAX_BYTES = 5 * 1024 * 1024
 BACKUPS = 2
 
+_FORMATTER = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(process)d %(message)s", "%Y-%m-%dT%H:%M:%S")
+_FORMATTER.converter = time.gmtime
+
 
 def set_up(path: Path, level: int = logging.INFO) -> None:
     """Send this process's log to `path`, at most (1 + BACKUPS) times MAX_BYTES; replaces earlier handlers.
@@ -19,11 +22,7 @@ def set_up(path: Path, level: int = logging.INFO) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=False)
     path.chmod(0o600)
-    formatter = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(process)d %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
+    handler.setFormatter(_FORMATTER)
     tear_down()
     root = logging.getLogger()
     root.addHandler(handler)

@@ -48,6 +48,7 @@ from hapi.store import SessionDirectory
 BATCH = 256
 _LAST_WORDS_MS = 20
 LONGEST_POLL_S = 5.0
+STARTS_PER_CORE = 8  # enough to keep it busy; a slow agent of a second each is ready in time nevertheless
 _Got = TypeVar("_Got")
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class App:
             fingerprint=start.fingerprint,
             handoff_disabled=config.handoff_disabled,
             handoff_window_s=config.handoff_window_ms / 1000,
+            starts_at_once=STARTS_PER_CORE * (os.cpu_count() or 1),
         )
         self.core = Core(settings)
         self.transport = Transport(self.paths.control_endpoint, self.paths.bus_endpoint, self.core.counters)

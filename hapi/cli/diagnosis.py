@@ -27,7 +27,6 @@ LIBRARIES = (
     "aiohttp",
     "typer",
     "setproctitle",
-    "agent-client-protocol",
 )
 Findings = list[dict[str, str]]
 

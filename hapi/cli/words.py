@@ -57,6 +57,31 @@ COMMANDS: dict[str, Words] = {
         ("session",),
     ),
     "top": Words("Watch the sessions", {}, ()),
+    "loadtest": Words(
+        "Start many sessions in a home and a namespace of their own, talk to them, and stop them",
+        {
+            "--sessions": ("text", "How many sessions"),
+            "-n": ("text", "How many sessions"),
+            "--spawn-rate": ("text", "Start at most R sessions a second"),
+            "--messages": ("text", "Messages to each session"),
+            "--message-rate": ("text", "At most R messages a second in all"),
+            "--duration": ("text", "Talk for S seconds"),
+            "--idle": ("text", "Leave the sessions alone for S seconds, and measure"),
+            "--agent": ("agent", "The agent"),
+            "--local": (None, "Without a hub"),
+            "--hub": ("text", "The hub"),
+            "--allow-remote-hub": (None, "Load a hub on another machine, too"),
+            "--at-once": ("text", "How many to start, or to stop, at a time"),
+            "--probes": ("text", "How often to ask for the list and the status"),
+            "--patience": ("text", "How long one answer may take"),
+            "--kill": ("text", "In the middle, SIGKILL broker, hub, nursery or reaper"),
+            "--seed": ("text", "For the order in which sessions are spoken to"),
+            "--html": ("text", "Write a page with plots, too"),
+            "--keep": (None, "Leave the directory with logs and transcripts"),
+            "--json": (None, "Print one JSON document (docs/cli.md) instead of text"),
+        },
+        (),
+    ),
     "completion": Words(
         "Print the script that teaches a shell our commands, agents and sessions", {}, ("choice bash zsh fish",)
     ),
@@ -162,7 +187,10 @@ COMMANDS: dict[str, Words] = {
     ),
     "runner stop-session": Words(
         "End a session and everything it started",
-        {"--json": (None, "Print one JSON document (docs/cli.md) instead of text")},
+        {
+            "--all": (None, "Every session of this namespace, side by side"),
+            "--json": (None, "Print one JSON document (docs/cli.md) instead of text"),
+        },
         ("live",),
     ),
     "runner install": Words(

@@ -7,23 +7,21 @@ children live on: supervisors by design, the others until their lifeline to the 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import importlib
-import logging
-import multiprocessing
 import os
 import selectors
 import signal
-import sys
+import traceback
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from typing import NoReturn
 
 import msgspec
 import setproctitle
 
-from hapi import config, log
 from hapi.crashpoints import crash_point
-from hapi.errors import HapiError
+from hapi.workers import settled
 from hapi.workers.orders import Exited, Fork, Forked, ForkFailed
 
 _TARGETS = {
@@ -31,10 +29,8 @@ _TARGETS = {
     "reaper": "hapi.workers.reaper",
     "session": "hapi.workers.supervisor.main",
 }
-_PRELOADED_FIRST = ("asyncio", "zmq", "hapi.workers.link", "hapi.workers.reaper", "hapi.workers.supervisor.main")
-_PRELOADED_LATER = ("hapi.workers.supervisor.acp_driver",)  # half a second: after the first workers are on their way
-
-logger = logging.getLogger(__name__)
+_PRELOADED = ("concurrent.futures.thread", "hapi.workers.reaper", "hapi.workers.supervisor.main")
+_REHEARSALS = 10  # the interpreter has settled how to run a function after eight calls
 
 
 class Nursery:
@@ -44,27 +40,22 @@ class Nursery:
         self._namespace = namespace
         self._pipe = pipe
         self._lifeline = lifeline
-        self._fork = multiprocessing.get_context("fork")
-        self._children: dict[int, tuple[Fork, BaseProcess]] = {}
-        self._later = list(_PRELOADED_LATER)
+        self._children: dict[int, Fork] = {}
 
     def run(self) -> None:
         """Serve until the broker is gone."""
-        _preload(_PRELOADED_FIRST)
+        _preload(self._namespace)
         wakeup = _child_signals()
         with selectors.DefaultSelector() as selector:
             selector.register(self._pipe, selectors.EVENT_READ)
             selector.register(wakeup, selectors.EVENT_READ)
             while True:
-                ready = selector.select(0 if self._later else None)
-                for key, _ in ready:
+                for key, _ in selector.select():
                     if key.fileobj == wakeup:
                         _empty(wakeup)
                         self._reap()
                     elif not self._serve():
                         return
-                if not ready and self._later:
-                    _preload((self._later.pop(0),))
 
     def _serve(self) -> bool:
         try:
@@ -73,22 +64,22 @@ class Nursery:
             return False
         order = msgspec.msgpack.decode(data, type=Fork)
         try:
-            process = self._fork.Process(target=self._child, args=(order,), name=f"hapi-{order.kind}-{order.name}")
-            process.start()
+            pid = os.fork()
         except OSError as error:
             return self._say(ForkFailed(order.kind, order.name, str(error)))
+        if pid == 0:
+            self._be_child(order)
         crash_point("nursery.forked")
-        pid = process.pid or 0
-        self._children[pid] = (order, process)
+        self._children[pid] = order
         return self._say(Forked(order.kind, order.name, pid))
 
     def _reap(self) -> None:
-        multiprocessing.active_children()  # collects every child that has ended
-        for pid, (order, process) in list(self._children.items()):
-            if process.exitcode is not None:
-                del self._children[pid]
-                self._say(Exited(order.kind, order.name, pid, process.exitcode))
-                process.close()
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            order = self._children.pop(pid)
+            self._say(Exited(order.kind, order.name, pid, os.waitstatus_to_exitcode(status)))
 
     def _say(self, message: Forked | ForkFailed | Exited) -> bool:
         try:
@@ -97,10 +88,23 @@ class Nursery:
             return False
         return True
 
-    def _child(self, order: Fork) -> None:
+    def _be_child(self, order: Fork) -> NoReturn:
+        """Do the order's work and end; nothing of the nursery's goes on here."""
+        code = 1
+        try:
+            self._work(order)
+            code = 0
+        except SystemExit as ending:
+            code = ending.code if isinstance(ending.code, int) else 1
+        except BaseException:  # noqa: BLE001 - a child must not return into the nursery's loop
+            traceback.print_exc()  # to nursery.log
+        finally:
+            os._exit(code)
+
+    def _work(self, order: Fork) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        log.tear_down()  # before its descriptor's number gets a new owner
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # else asyncio.run takes it, at a price in memory
         lifeline = None if order.kind == "session" else self._lifeline
         _close_inherited(keep=lifeline)
         os.setsid()
@@ -109,9 +113,12 @@ class Nursery:
         main(self._namespace, order.name) if lifeline is None else main(self._namespace, lifeline)
 
 
-def _preload(modules: tuple[str, ...]) -> None:
-    for name in modules:
+def _preload(namespace: str) -> None:
+    for name in _PRELOADED:
         importlib.import_module(name)
+    settled.remember(namespace)
+    for _ in range(_REHEARSALS):
+        asyncio.run(asyncio.sleep(0))
     gc.collect()
     gc.freeze()  # the garbage collector would touch, and so unshare, every page
 
@@ -151,12 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     setproctitle.setproctitle(f"hapi: nursery [{options.namespace}]")
     gc.disable()
-    try:
-        log.set_up(config.load(options.namespace).paths.log("nursery"))
-        Nursery(options.namespace, Connection(options.fd), options.lifeline_fd).run()
-    except HapiError as error:
-        sys.stderr.write(f"{error.message}\n")
-        os._exit(1)
+    Nursery(options.namespace, Connection(options.fd), options.lifeline_fd).run()
     os._exit(0)  # a plain exit would wait for the sessions
 
 

@@ -17,8 +17,8 @@ from hapi import config, wire
 from hapi.clock import now_ms
 from hapi.errors import ErrorCode, HapiError
 from hapi.lifecycle import EndReason, Phase
+from hapi.workers.hub.bus import RunnerInfo
 from hapi.workers.hub.connector import run_connector
-from hapi.workers.hub.context import RunnerInfo
 from tests.support.hub import WebClient
 from tests.support.wait import until_async
 

@@ -246,17 +246,20 @@ def test_trap_33_a_death_at_any_step_of_an_event_out(stage: Stage, point: str, v
     """
     session = stage.spawn()
     key, words = session.session_id, uuid.uuid4().hex
-    strike = stage.strike(victim, point, session, "2")  # the first event says that the agent has the message
-    stage.web.send(key, f"/say {words} ; /tool Bash", words)
+    said = f"chunk 1 of 1 \n\n{words}"
+    strike = stage.strike(
+        victim, point, session, "2"
+    )  # the first event, and batch, says that the agent has the message
+    stage.web.send(key, f"/slow 0.15 1 ; /say {words} ; /tool Bash", words)
     strike()
     stage.heal()
-    until(lambda: words in stage.said(key), SHOWN_S, "what the agent said is shown")
+    until(lambda: said in stage.said(key), SHOWN_S, "what the agent said is shown")
     if lost(point, victim):
         stage.ended(key)
-        assert stage.said(key) == [words]
+        assert stage.said(key) == [said]
     else:
         stage.goes_on(session)
-        assert stage.said(key) == [words, "and on"]
+        assert stage.said(key) == [said, "and on"]
     until(lambda: stage.fate(key, words) == "consumed", SHOWN_S, "the message is shown as taken")
 
 

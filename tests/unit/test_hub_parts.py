@@ -224,10 +224,17 @@ async def test_events_go_out_in_order_and_are_confirmed_after_the_barrier():
     outbox = Outbox(context(bus), SID)
     outbox.offer(events(5, 6))
     outbox.offer(events(6, 7))
-    await outbox.send_batch(open_door(client))
-    assert [sent[0] for sent in client.sent] == ["message", "messages-consumed"] * 3 + ["ping"]
+    assert await outbox.send_batch(open_door(client)) is False
+    assert [sent[0] for sent in client.sent] == ["message"] * 3 + ["messages-consumed", "ping"]
     assert bus.sent == [wire.Delivered(7)]
     assert outbox.empty
+
+
+async def test_that_a_message_was_consumed_is_told():
+    outbox = Outbox(context(FakeBus()), SID)
+    outbox.offer([wire.NumberedEvent(1, 1, wire.Consumed(["u"]))])
+    assert await outbox.send_batch(open_door(Client())) is True
+    assert await outbox.send_batch(open_door(Client())) is False
 
 
 async def test_nothing_is_confirmed_when_the_barrier_fails():

@@ -83,7 +83,7 @@ REMARKS = [
 
 @pytest.mark.parametrize(("event", "data"), CODEX, ids=lambda value: type(value).__name__)
 def test_agent_output_becomes_a_row_and_is_consumed_at_once(event, data):
-    row, consumed = translate.notices(SID, numbered(event))
+    row, consumed = translate.notices(SID, [numbered(event)])
     assert isinstance(row, MessageRow)
     assert row.message == {"role": "agent", "content": {"type": "codex", "data": data}, "meta": {"sentFrom": "cli"}}
     assert (row.local_id, row.created_at) == ("a:0c7bd5f4:7", 1000)
@@ -92,24 +92,33 @@ def test_agent_output_becomes_a_row_and_is_consumed_at_once(event, data):
 
 @pytest.mark.parametrize(("event", "data"), REMARKS, ids=lambda value: type(value).__name__)
 def test_remarks_become_events_with_the_same_id_every_time(event, data):
-    first, again = (translate.notices(SID, numbered(event))[0] for _ in range(2))
+    first, again = (translate.notices(SID, [numbered(event)])[0] for _ in range(2))
     assert first == again
     assert first.message["content"]["data"] == data
     assert first.message["content"]["type"] == "event"
 
 
 def test_events_without_a_row():
-    assert translate.notices(SID, numbered(wire.TurnEnded("end_turn", more=True))) == []
-    assert translate.notices(SID, numbered(wire.Consumed([]))) == []
+    assert translate.notices(SID, [numbered(wire.TurnEnded("end_turn", more=True))]) == []
+    assert translate.notices(SID, [numbered(wire.Consumed([]))]) == []
     taken = MessagesConsumed(sid=SID, local_ids=["u"], clear_queued_thinking_grace=True)
-    assert translate.notices(SID, numbered(wire.Consumed(["u"]))) == [taken]
-    assert translate.notices(SID, numbered(wire.Indeterminate(["u"]))) == [
+    assert translate.notices(SID, [numbered(wire.Consumed(["u"]))]) == [taken]
+    assert translate.notices(SID, [numbered(wire.Indeterminate(["u"]))]) == [
         MessagesIndeterminate(sid=SID, local_ids=["u"])
     ]
 
 
+def test_rows_are_consumed_together_but_not_across_a_message_of_a_person():
+    """A row's place in the chat is where it was consumed: one that came before a message stays before it."""
+    said = [wire.AgentText("1"), wire.AgentText("2"), wire.Consumed(["u"]), wire.TurnEnded("end_turn", more=True)]
+    made = translate.notices(SID, [numbered(event, seq) for seq, event in enumerate([*said, wire.AgentText("3")], 1)])
+    names = [notice.local_ids if isinstance(notice, MessagesConsumed) else notice.local_id for notice in made]
+    rows = [f"a:0c7bd5f4:{seq}" for seq in range(1, 6)]
+    assert names == [rows[0], rows[1], rows[:2], ["u"], rows[4], rows[4:]]
+
+
 def test_words_typed_here_are_the_users():
-    row = translate.notices(SID, numbered(wire.UserText("do it")))[0]
+    row = translate.notices(SID, [numbered(wire.UserText("do it"))])[0]
     assert row.message == {"role": "user", "content": {"type": "text", "text": "do it"}, "meta": {"sentFrom": "cli"}}
 
 

@@ -57,9 +57,11 @@ class Stage:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    async def arrived(self):
-        """All that has been sent, in order. A message of our own marks the end."""
+    async def arrived(self, *, gathered=True):
+        """All that has been sent, in order; `gathered`: also what waits for company. A message of our own marks the end."""
         await self.settled()
+        if gathered:
+            await until_async(lambda: self.publisher._gathering is None, 3, "nothing waits for company")
         assert self.link.send("broker", wire.Beat())
         found = []
         while True:
@@ -119,6 +121,40 @@ async def test_many_changes_are_one_snapshot(stage):
     stage.publisher.changed()
     assert len(await stage.arrived()) == 1
     assert stage.snapshots == 2
+
+
+async def test_a_short_turn_is_one_snapshot_and_one_batch(stage):
+    """Each batch costs the hub a barrier, and each snapshot a keepalive. Its end waits for nothing."""
+    stage.publisher.hub_is(up=True)
+    await stage.arrived()
+    stage.publisher.changed(soon=True)
+    stage.publisher.emit(wire.Consumed(["u"]))
+    stage.emit()
+    assert await stage.arrived(gathered=False) == []
+    stage.publisher.emit(wire.TurnEnded("end_turn"))
+    stage.publisher.changed()
+    snapshot, batch = await stage.arrived(gathered=False)
+    assert (snapshot, [event.seq for event in batch.events]) == (wire.Snapshot(info=INFO), [1, 2, 3])
+    assert await stage.arrived() == []
+
+
+async def test_what_waits_for_company_goes_without_it(stage):
+    stage.publisher.hub_is(up=True)
+    await stage.arrived()
+    stage.publisher.changed(soon=True)
+    stage.emit(2)
+    snapshot, batch = await stage.arrived()
+    assert (snapshot, [event.seq for event in batch.events]) == (wire.Snapshot(info=INFO), [1, 2])
+
+
+async def test_at_the_end_nothing_waits_for_company(stage):
+    stage.publisher.hub_is(up=True)
+    await stage.arrived()
+    stage.publisher.changed(soon=True)
+    stage.emit(1)
+    assert await stage.publisher.flush(0.0) is False
+    snapshot, batch = await stage.arrived(gathered=False)
+    assert (snapshot, [event.seq for event in batch.events]) == (wire.Snapshot(info=INFO), [1])
 
 
 async def test_one_window_at_a_time(stage):

@@ -8,7 +8,8 @@ from typing import Any, cast
 import aiohttp
 
 from hapi import config
-from hapi.workers.hub.context import Bus, Context, RunnerInfo
+from hapi.workers.hub.bus import Bus, RunnerInfo
+from hapi.workers.hub.context import Context
 from hapi.workers.hub.door import Site
 from hapi.workers.hub.machine_rpc import MachineRpc
 from hapi.workers.hub.session_rpc import SessionRpc

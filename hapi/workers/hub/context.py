@@ -1,4 +1,4 @@
-"""What every part of the connector shares, and the contract of the bus it talks through."""
+"""What every part of the connector shares."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from hapi import __version__, wire
 from hapi.clock import now_ms
 from hapi.config import Config
+from hapi.workers.hub.bus import Bus, RunnerInfo
 from hapi.workers.hub.door import Door, Site
 from hapi.workers.hub.hub_clock import HubClock
 from hapi.workers.hub.places import Workshop
@@ -24,36 +24,6 @@ from hapi.workers.hub.ticker import Ticker
 
 CONNECTING_AT_ONCE = 32
 _log = logging.getLogger("hapi.hub")
-
-
-class Bus(Protocol):
-    """The connector's connection to the broker: `hapi.workers.link.Link`, or a test's double."""
-
-    connected: bool
-
-    def send(self, to: str, body: Any) -> bool:
-        """Send without waiting; False (and counted there) when it cannot go out now."""
-
-    async def request(self, to: str, body: Any, timeout_s: float) -> Any:
-        """The reply's body. Raises HapiError: the peer's Failure, or timeout."""
-
-    def reply(self, header: wire.Header, body: Any) -> bool:
-        """Answer a request."""
-
-    async def receive(self) -> tuple[wire.Header, Any]:
-        """The next message for us that is not a reply."""
-
-
-class RunnerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the connector is told about the runner it belongs to. `broker_pid` is what the hub shows."""
-
-    broker_pid: int
-    workspace_roots: list[str] = []
-    supervised: bool = False
-    started_at: int = msgspec.field(default_factory=now_ms)
-    fingerprint: str = ""
-    version: str = __version__
-    set_title: Callable[[str], None] | None = None
 
 
 class Host(msgspec.Struct, frozen=True):

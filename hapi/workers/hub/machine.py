@@ -13,8 +13,9 @@ import msgspec
 from hapi.clock import now_ms
 from hapi.errors import HapiError
 from hapi.workers.hub import incoming
+from hapi.workers.hub.bus import RunnerInfo
 from hapi.workers.hub.code_age import CodeAge
-from hapi.workers.hub.context import Context, Host, RunnerInfo
+from hapi.workers.hub.context import Context, Host
 from hapi.workers.hub.door import Door
 from hapi.workers.hub.keeper import Keeper
 from hapi.workers.hub.problems import Denied, HubProblem, Offline, Refused, Rejected

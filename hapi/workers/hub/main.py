@@ -11,8 +11,8 @@ import hapi
 from hapi import config, log, procs, wire
 from hapi.errors import HapiError
 from hapi.workers import lifeline as lifelines
+from hapi.workers.hub.bus import RunnerInfo
 from hapi.workers.hub.connector import run_connector
-from hapi.workers.hub.context import RunnerInfo
 from hapi.workers.link import Link
 
 logger = logging.getLogger("hapi.hub")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
 
 from hapi import wire
@@ -65,16 +66,15 @@ class Outbox:
             self._wanted = None
             self._tell()
 
-    async def send_batch(self, door: Door) -> None:
-        """Send up to BATCH events and tell the session once the hub has them. Raises HubProblem; then nothing was
-        confirmed and the same events go out again, which the hub notices.
+    async def send_batch(self, door: Door) -> bool:
+        """Send up to BATCH events and tell the session once the hub has them; whether a person's message was consumed
+        among them. Raises HubProblem; then nothing was confirmed and the same events go out again, which the hub notices.
         """
-        batch = [self._queue[index] for index in range(min(BATCH, len(self._queue)))]
+        batch = list(itertools.islice(self._queue, BATCH))
         if not batch:
-            return
-        for event in batch:
-            for notice in translate.notices(self._session_id, event):
-                await door.emit(notice)
+            return False
+        for notice in translate.notices(self._session_id, batch):
+            await door.emit(notice)
         crash_point("connector.out.emitted")
         await door.call(Ping(), BARRIER_TIMEOUT_S)
         crash_point("connector.out.confirmed")
@@ -83,6 +83,7 @@ class Outbox:
         self._delivered = batch[-1].seq
         self._context.counters["events_delivered"] += len(batch)
         self._tell()
+        return any(isinstance(numbered.event, wire.Consumed) and numbered.event.local_ids for numbered in batch)
 
     def _take(self, event: wire.NumberedEvent) -> bool:
         if len(self._queue) >= CAPACITY or self._wanted not in {None, event.seq}:

@@ -16,7 +16,7 @@ import msgspec
 
 from hapi import wire
 from hapi.crashpoints import crash_point
-from hapi.lifecycle import READY, EndReason, Phase
+from hapi.lifecycle import BUSY, READY, EndReason, Phase
 from hapi.workers.hub import describe, translate
 from hapi.workers.hub.backoff import Backoff
 from hapi.workers.hub.context import Context
@@ -74,6 +74,7 @@ class SessionLink:
         self._end_said = asyncio.Event()
         self._succeeded = asyncio.Event()
         self._shown: bytes = b""
+        self._written: wire.Snapshot | None = None  # the one that the hub's row shows
 
     # ------------------------------------------------------------------------------------------ from the session
 
@@ -157,6 +158,7 @@ class SessionLink:
         await self._context.gate.wait()
 
     async def prepare(self) -> None:
+        self._written = None
         await self._row.load(self.snapshot())
         if self._row.deleted:
             self._wake.set()
@@ -276,9 +278,15 @@ class SessionLink:
             await self._inbox.backfill(self.snapshot().info.started_at)
             self._backfilled = True
         archived = self._quiet or (self._end is not None and self._archive)
-        if self._end is None:
+        if self._end is None and self._written is not self.newest:
+            newest = self.newest
             await self._row.write(self._door, self.snapshot(), archived=archived)
-        await self.outbox.send_batch(self._door)
+            self._written = newest
+        taken = await self.outbox.send_batch(self._door)
+        if taken and self.snapshot().info.phase not in BUSY:
+            await (
+                self._beat()
+            )  # the hub takes a session for busy from a person's message on, until a keepalive denies it
         if not self.outbox.empty:
             self._wake.set()
 
@@ -340,7 +348,7 @@ class SessionLink:
     async def _obey_archive(self) -> None:
         stopped = await stop_session(self._context, self.session_id)
         if stopped is None or stopped.status == "still_alive":
-            self._quiet = False  # it lives, whatever the hub was told
+            self._quiet, self._written = False, None  # it lives, whatever the hub was told
             self._wake.set()
         elif stopped.status == "already_gone":
             self._begin_end("terminated", archive=True)

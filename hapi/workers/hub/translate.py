@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from hapi import wire
@@ -15,22 +16,33 @@ _DEEPEST = 60
 Json = dict[str, Any]
 
 
-def notices(session_id: str, numbered: wire.NumberedEvent) -> list[Notice]:
-    """What to emit for an event, in this order; emitting it again changes nothing at the hub.
+def notices(session_id: str, events: Iterable[wire.NumberedEvent]) -> list[Notice]:
+    """What to emit for these events, in this order; emitting it again changes nothing at the hub.
 
-    A row carries a `localId` made of the event's number, and MessagesConsumed behind it, or the hub would play it back.
+    A row carries a `localId` made of its event's number, and MessagesConsumed behind it, or the hub would play it back:
+    one for all rows up to the end, or up to a person's message that is consumed among them. The hub puts a row where it
+    was consumed, and rows that were consumed together in the order of their arrival (§5.8).
     """
-    event = numbered.event
-    if isinstance(event, wire.Consumed):
-        return [_taken(session_id, event.local_ids)] if event.local_ids else []
-    if isinstance(event, wire.Indeterminate):
-        return [MessagesIndeterminate(sid=session_id, local_ids=event.local_ids)] if event.local_ids else []
-    message = envelope(session_id, numbered)
-    if message is None:
-        return []
-    local_id = f"a:{session_id[:8]}:{numbered.seq}"
-    row = MessageRow(sid=session_id, message=message, local_id=local_id, created_at=numbered.at)
-    return [row, MessagesConsumed(sid=session_id, local_ids=[local_id])]
+    made: list[Notice] = []
+    rows: list[str] = []
+    for numbered in events:
+        event = numbered.event
+        if isinstance(event, wire.Consumed):
+            if event.local_ids:
+                made += [*_consumed(session_id, rows), _taken(session_id, event.local_ids)]
+                rows = []
+        elif isinstance(event, wire.Indeterminate):
+            if event.local_ids:
+                made.append(MessagesIndeterminate(sid=session_id, local_ids=event.local_ids))
+        elif (message := envelope(session_id, numbered)) is not None:
+            rows.append(f"a:{session_id[:8]}:{numbered.seq}")
+            made.append(MessageRow(sid=session_id, message=message, local_id=rows[-1], created_at=numbered.at))
+    return [*made, *_consumed(session_id, rows)]
+
+
+def _consumed(session_id: str, rows: list[str]) -> list[Notice]:
+    """Our own rows need no delivery."""
+    return [MessagesConsumed(sid=session_id, local_ids=rows)] if rows else []
 
 
 def _taken(session_id: str, local_ids: list[str]) -> MessagesConsumed:

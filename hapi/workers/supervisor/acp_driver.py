@@ -1,7 +1,6 @@
-"""Drives an agent over ACP with the `agent-client-protocol` SDK: strict in what we send, tolerant in what we take.
+"""Drives an agent over ACP: strict in what we send, tolerant in what we take.
 
-The SDK has no time-outs: every call here has one, or ends with the agent's process. It is imported late by design
-(half a second of pydantic): the nursery loads this module when nobody waits.
+The connection has no time-outs: every call here has one, or ends with the agent's process.
 """
 
 from __future__ import annotations
@@ -13,29 +12,24 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from acp.connection import Connection
-from acp.exceptions import RequestError
-from acp.meta import AGENT_METHODS, CLIENT_METHODS, PROTOCOL_VERSION
-from acp.schema import (
-    ClientCapabilities,
-    ElicitationCapabilities,
-    ElicitationFormCapabilities,
-    Implementation,
-    InitializeRequest,
-    NewSessionRequest,
-)
 
 import hapi
 from hapi.agents.offers import MODE, Offers
 from hapi.errors import ErrorCode, HapiError
+from hapi.workers.supervisor.acp_connection import METHOD_NOT_FOUND, AgentConnection, RequestRefused
 from hapi.workers.supervisor.acp_transport import AgentTransport
 from hapi.workers.supervisor.piped_agent import PipedAgent
 
 CALL_TIMEOUT_S = 10.0
 EXIT_GRACE_S = 2.0
-_METHOD_NOT_FOUND = -32601
-_SET_MODEL = "session/set_model"  # the SDK has no name for it
-_QUESTIONS = frozenset({CLIENT_METHODS["session_request_permission"], CLIENT_METHODS["elicitation_create"]})
+PROTOCOL_VERSION = 1
+_CAN_DO: dict[str, Any] = {
+    "fs": {"readTextFile": False, "writeTextFile": False},
+    "terminal": False,
+    "auth": {"terminal": False},
+    "elicitation": {"form": {}},
+}
+_QUESTIONS = ("session/request_permission", "elicitation/create")
 
 _T = TypeVar("_T")
 
@@ -60,10 +54,9 @@ class AcpDriver:
         on_permission: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]],
     ) -> None:
         self._agent = agent
-        self._on_permission = on_permission
         self._on_update = on_update
         self.transport = AgentTransport(agent.reader, agent.writer, self._updated)
-        self._connection = Connection(self._handle, self.transport)
+        self._connection = AgentConnection(self.transport, dict.fromkeys(_QUESTIONS, on_permission))
         self.closed = False
         self.offers = Offers()
         self.takes: dict[str, Any] = {}  # the agent's promptCapabilities
@@ -97,17 +90,17 @@ class AcpDriver:
         """
         self.transport.on_prompt_sent = on_sent
         params = {"sessionId": self._native_id, "prompt": blocks}
-        return await self._or_exit(self._request(AGENT_METHODS["session_prompt"], params))
+        return await self._or_exit(self._request("session/prompt", params))
 
     async def cancel(self) -> None:
         """Ask the agent to end the running turn; its prompt then answers `cancelled`."""
-        await self._connection.send_notification(AGENT_METHODS["session_cancel"], {"sessionId": self._native_id})
+        await self._connection.notify("session/cancel", {"sessionId": self._native_id})
 
     async def set_mode(self, mode: str, patience_s: float = CALL_TIMEOUT_S) -> bool:
         """Switch the agent to a mode of its own; False when it has no way to. Raises HapiError as `set_option` does."""
         if self.offers.modes or self.offers.find(MODE) is None:
             params = {"sessionId": self._native_id, "modeId": mode}
-            if not await self._try(AGENT_METHODS["session_set_mode"], params, patience_s):
+            if not await self._try("session/set_mode", params, patience_s):
                 return False
             self.offers.mode = mode
             return True
@@ -117,7 +110,7 @@ class AcpDriver:
         """Switch the agent's model; False when it has no way to. Raises HapiError as `set_option` does."""
         if await self.set_option((option,), model, patience_s):
             return True
-        if not await self._try(_SET_MODEL, {"sessionId": self._native_id, "modelId": model}, patience_s):
+        if not await self._try("session/set_model", {"sessionId": self._native_id, "modelId": model}, patience_s):
             return False
         self.offers.model = model
         return True
@@ -131,7 +124,7 @@ class AcpDriver:
         if option is None:
             return False
         params = {"sessionId": self._native_id, "configId": option.id, "value": value}
-        answer = await self._call(AGENT_METHODS["session_set_config_option"], params, patience_s)
+        answer = await self._call("session/set_config_option", params, patience_s)
         self.offers.take_options(answer.get("configOptions"))
         return True
 
@@ -144,13 +137,13 @@ class AcpDriver:
         """Copy the conversation as it stands; the copy's id. Raises HapiError: agent_failed, agent_timeout."""
         params = {"sessionId": self._native_id, "cwd": directory, "mcpServers": []}
         self.transport.only = self._native_id  # what is said in the copy is not said here
-        native_id = (await self._call(AGENT_METHODS["session_fork"], params, CALL_TIMEOUT_S)).get("sessionId")
+        native_id = (await self._call("session/fork", params, CALL_TIMEOUT_S)).get("sessionId")
         if not isinstance(native_id, str) or native_id in {"", self._native_id}:
             raise HapiError(ErrorCode.AGENT_FAILED, "The agent copied its conversation without giving the copy an id.")
         return native_id
 
     async def close(self) -> None:
-        """End the SDK's tasks. The agent's process must have ended before: its pipes are awaited."""
+        """End the connection's tasks; the agent's process must have ended before."""
         await self._connection.close()
 
     def _updated(self, update: dict[str, Any]) -> None:
@@ -158,25 +151,22 @@ class AcpDriver:
         self._on_update(update)
 
     async def _open(self, directory: str, resume: str | None) -> Opened:
-        request = InitializeRequest(
-            protocol_version=PROTOCOL_VERSION,
-            client_capabilities=ClientCapabilities(
-                elicitation=ElicitationCapabilities(form=ElicitationFormCapabilities())
-            ),
-            client_info=Implementation(name="hapi", version=hapi.__version__),
-        )
-        answer = await self._request(AGENT_METHODS["initialize"], _dump(request))
+        request = {
+            "protocolVersion": PROTOCOL_VERSION,
+            "clientCapabilities": _CAN_DO,
+            "clientInfo": {"name": "hapi", "version": hapi.__version__},
+        }
+        answer = await self._request("initialize", request)
         self._capabilities = _object(answer.get("agentCapabilities"))
         self.takes = _object(self._capabilities.get("promptCapabilities"))
         how = self._way_to_resume()
         if resume and how is not None:
             params = {"sessionId": resume, "cwd": directory, "mcpServers": []}
             try:
-                return self._read(await self._request(AGENT_METHODS[how], params), resume, resumed=True)
+                return self._read(await self._request(how, params), resume, resumed=True)
             except HapiError as error:
                 logger.warning("resume of %s failed, beginning anew: %s", resume, error.message)
-        new = NewSessionRequest(cwd=directory, mcp_servers=[])
-        answer = await self._request(AGENT_METHODS["session_new"], _dump(new))
+        answer = await self._request("session/new", {"cwd": directory, "mcpServers": []})
         native_id = answer.get("sessionId")
         if not isinstance(native_id, str) or not native_id:
             raise HapiError(ErrorCode.AGENT_FAILED, "The agent opened a conversation without an id.")
@@ -185,8 +175,8 @@ class AcpDriver:
     def _way_to_resume(self) -> str | None:
         """How the agent takes up an old conversation: with its history told again, which is dropped, or without."""
         if self._capabilities.get("loadSession"):
-            return "session_load"
-        return "session_resume" if self._can("resume") else None
+            return "session/load"
+        return "session/resume" if self._can("resume") else None
 
     def _can(self, what: str) -> bool:
         """Whether the agent announces that capability of its sessions (ACP: an object, empty or not)."""
@@ -205,7 +195,7 @@ class AcpDriver:
         try:
             answer = await self._call(method, params, patience_s)
         except HapiError as error:
-            if error.hint != str(_METHOD_NOT_FOUND):
+            if error.hint != str(METHOD_NOT_FOUND):
                 raise
             self._missing.add(method)
             return False
@@ -221,8 +211,8 @@ class AcpDriver:
 
     async def _request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         try:
-            answer = await self._connection.send_request(method, params)
-        except RequestError as error:
+            answer = await self._connection.request(method, params)
+        except RequestRefused as error:
             raise HapiError(ErrorCode.AGENT_FAILED, _words(error), str(error.code)) from None
         except OSError as error:
             self.closed = True
@@ -253,24 +243,11 @@ class AcpDriver:
             said.append(f"It printed, instead of a message: {self.transport.first_garbage}")
         return "\n".join(said).strip() or "It said nothing. Run it by hand to see why."
 
-    async def _handle(self, method: str, params: Any, is_notification: bool) -> Any:  # noqa: FBT001 - the SDK's call
-        if method in _QUESTIONS and isinstance(params, dict):
-            return await self._on_permission(params)
-        if is_notification:
-            self.transport.counters[f"unknown {method}"] += 1
-            return None
-        raise RequestError.method_not_found(method)
-
-
-def _dump(model: Any) -> dict[str, Any]:
-    dumped: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return dumped
-
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _words(error: RequestError) -> str:
+def _words(error: RequestRefused) -> str:
     details = error.data.get("details") or error.data.get("message") if isinstance(error.data, dict) else error.data
     return f"{error}: {details}" if details and str(details) not in str(error) else str(error)

@@ -1,7 +1,6 @@
-"""ACP's newline-delimited JSON over an agent's pipes, for the SDK's connection. Nothing an agent prints can break it.
+"""ACP's newline-delimited JSON over an agent's pipes. Nothing an agent prints can break it.
 
-Session updates go straight to `on_update`, in order and before the answer to the prompt that caused them; the SDK would
-start a task for each. Lines that are no JSON object are counted and passed over.
+Session updates go straight to `on_update`, in order and before the answer to the prompt that caused them. Lines that are no JSON object are counted and passed over.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class AgentTransport:
-    """One agent's stdin and stdout as messages; implements the SDK's `Transport`."""
+    """One agent's stdin and stdout as messages."""
 
     def __init__(
         self,
@@ -69,9 +68,6 @@ class AgentTransport:
             message = self._parse(line)
             if message is not None:
                 return message
-
-    async def close(self) -> None:
-        """The streams belong to the agent's process; nothing to do."""
 
     def _parse(self, line: bytes) -> dict[str, Any] | None:
         try:

@@ -16,6 +16,7 @@ from hapi.journal import Journal
 from hapi.lifecycle import BUSY, EndReason, Phase
 from hapi.store import SessionDirectory
 from hapi.workers.link import Link
+from hapi.workers.offload import offload
 from hapi.workers.supervisor import prompt
 from hapi.workers.supervisor.acp_events import Said, Turn
 from hapi.workers.supervisor.acp_tools import Picture
@@ -48,6 +49,7 @@ class ChatSession(Session):
         self._pictures = Pictures(directory.path, self._emit)
         self._stragglers = Stragglers(lambda: self._show(self._turn.flush()))
         self._live_at = 0.0
+        self._context: wire.Usage | None = None  # of the running turn, not shown yet
 
     # ------------------------------------------------------------------------------------------------- its life
 
@@ -114,8 +116,10 @@ class ChatSession(Session):
             answer = await self._driver.prompt(await self._blocks(message), lambda: self._consumed(message))
             stop_reason = str(answer.get("stopReason") or "end_turn")
             await self._finish_turn(stop_reason)
-            for event in self._turn.spent(answer, self.info.model):
-                self._emit(event)
+            spent = self._turn.spent(answer, self.info.model)
+            if spent:
+                self._context = None  # it says how full the context is, too
+            self._show(list(spent))
         except HapiError as error:
             await self._finish_turn(stop_reason)
             if self._agent.exit is not None:
@@ -127,6 +131,7 @@ class ChatSession(Session):
                 return
         if self.lifecycle.phase not in BUSY:
             return  # stopped meanwhile
+        self._show_context()
         more = self.mailbox.first is not None
         self._emit(wire.TurnEnded(stop_reason, more))
         self._move(Phase.IDLE)
@@ -136,7 +141,7 @@ class ChatSession(Session):
         if not message.attachments:
             return [{"type": "text", "text": message.text}]
         allowed = (self._directory.path / "uploads", Path(self.info.directory))
-        blocks, problems = await asyncio.to_thread(prompt.blocks, message, self._driver.takes, allowed)
+        blocks, problems = await offload(prompt.blocks, message, self._driver.takes, allowed)
         for problem in problems:
             self._emit(wire.Note(problem, is_error=True))
         return blocks
@@ -154,7 +159,7 @@ class ChatSession(Session):
     def on_update(self, update: dict[str, Any]) -> None:
         """An ACP session update; one that comes when its turn is over is shown a moment later."""
         self._stragglers.heard(update.get("sessionUpdate"), between_turns=self._turn_over.is_set())
-        self._show(self._turn.update(update))
+        self._hear(self._turn.update(update))
         if monotonic() - self._live_at >= LIVE_THINKING_S:  # first the clock: the text is long to join
             thinking = self._turn.thinking
             if thinking is not None:
@@ -168,6 +173,22 @@ class ChatSession(Session):
             self._publisher.changed()  # what can be chosen may be new
         elif update.get("sessionUpdate") == "available_commands_update":
             self._publisher.changed()
+
+    def _hear(self, said: list[Said]) -> None:
+        """Show what the agent said. In a turn, how full its context is waits until more is said: at the end of most
+        turns that comes last, and is part of what the turn has cost.
+        """
+        if said:
+            self._show_context()
+        if len(said) == 1 and isinstance(said[0], wire.Usage) and not self._turn_over.is_set():
+            self._context = said[0]
+        else:
+            self._show(said)
+
+    def _show_context(self) -> None:
+        context, self._context = self._context, None
+        if context is not None:
+            self._emit(context)
 
     async def _ask(self, params: dict[str, Any]) -> dict[str, Any]:
         self._show(self._turn.flush())

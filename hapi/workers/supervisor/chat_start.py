@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hapi import wire
 from hapi.agents import table
@@ -12,14 +12,12 @@ from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
 from hapi.workers.supervisor import questions
+from hapi.workers.supervisor.acp_driver import AcpDriver
 from hapi.workers.supervisor.acp_events import Turn
 from hapi.workers.supervisor.agent_process import Launch
 from hapi.workers.supervisor.configuring import Configuration
 from hapi.workers.supervisor.piped_agent import PipedAgent
 from hapi.workers.supervisor.started import Program, Spare, Started
-
-if TYPE_CHECKING:  # the driver brings half a second of imports
-    from hapi.workers.supervisor.acp_driver import AcpDriver
 
 OnUpdate = Callable[[dict[str, Any]], None]
 OnPermission = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -58,8 +56,6 @@ class ChatStarted(Started):
         self.agent = await PipedAgent.start(launch, log, spare)
 
     async def open(self, deadline: float) -> None:
-        from hapi.workers.supervisor.acp_driver import AcpDriver
-
         order, info = self.order, self.info
         agent = table.find(order.agent, self._config)
         driver = self.driver = AcpDriver(self.agent, self.on_update, self.on_permission)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from hapi import wire
 from hapi.agents import offers, table
 from hapi.agents.built_in import NEUTRAL, Agent
 from hapi.errors import ErrorCode, HapiError
 from hapi.workers.supervisor import permissions
-
-if TYPE_CHECKING:  # the driver brings half a second of imports
-    from hapi.workers.supervisor.acp_driver import AcpDriver
+from hapi.workers.supervisor.acp_driver import AcpDriver
 
 PATIENCE_S = 10.0
 BUSY_PATIENCE_S = 3.0

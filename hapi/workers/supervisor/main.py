@@ -22,6 +22,7 @@ from hapi.files import FileLock
 from hapi.journal import Journal
 from hapi.lifecycle import EndReason, Phase
 from hapi.store import SessionDirectory
+from hapi.workers import settled
 from hapi.workers.link import Link
 from hapi.workers.supervisor import title
 from hapi.workers.supervisor.agent_process import become_subreaper
@@ -374,4 +375,4 @@ def main(namespace: str, session_id: str) -> None:
 
 
 async def _serve(namespace: str, session_id: str) -> None:
-    await Supervisor(config.load(namespace), session_id).run()
+    await Supervisor(settled.load(namespace), session_id).run()

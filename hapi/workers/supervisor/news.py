@@ -13,10 +13,13 @@ from hapi.transcript import last_line
 from hapi.workers.link import Link
 
 WORDS_S = 1.0  # how long an agent's words may wait for the next ones
+SOON_S = 0.01  # how long the beginning of a turn may wait for its end
 
 
 class News:
-    """Tells of phases and messages at once, and of words once in WORDS_S: agents are talkative."""
+    """Tells of phases and messages at once (of the beginning of a turn: soon), and of words once in WORDS_S: agents are
+    talkative.
+    """
 
     def __init__(self, info: wire.SessionInfo, link: Link, journal: Journal) -> None:
         self._info = info
@@ -24,11 +27,16 @@ class News:
         self._journal = journal
         self._later: asyncio.TimerHandle | None = None
 
-    def tell(self) -> None:
-        """Tell the broker how the session is now. A message that has been accepted is told of before its sender hears."""
+    def tell(self, *, soon: bool = False) -> None:
+        """Tell the broker how the session is now, or within SOON_S. A message that has been accepted is told of before
+        its sender hears.
+        """
         if self._later is not None:
             self._later.cancel()
             self._later = None
+        if soon:
+            self._later = asyncio.get_running_loop().call_later(SOON_S, self._tell_late)
+            return
         self.count()
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self._info)))
 
@@ -50,9 +58,9 @@ class News:
             return
         self._info.last_words = line
         if self._later is None:
-            self._later = asyncio.get_running_loop().call_later(WORDS_S, self._tell_words)
+            self._later = asyncio.get_running_loop().call_later(WORDS_S, self._tell_late)
 
-    def _tell_words(self) -> None:
+    def _tell_late(self) -> None:
         self._later = None
         if self._info.phase is not Phase.ENDED:  # its end was the last that is said of a session
             self.tell()

@@ -13,6 +13,7 @@ from pathlib import Path
 from hapi.errors import HapiError
 from hapi.images import MAX_IMAGE_BYTES, ImageStore
 from hapi.wire import AgentText, ImageRef
+from hapi.workers.offload import offload
 from hapi.workers.supervisor.acp_tools import Picture
 
 MAX_WAITING = 20
@@ -50,7 +51,7 @@ class Pictures:
         while not self._waiting.empty():
             picture = self._waiting.get_nowait()
             try:
-                event = await asyncio.to_thread(self._keep, picture)
+                event = await offload(self._keep, picture)
             except (HapiError, OSError, ValueError) as error:
                 logger.warning("an image cannot be kept: %s", error)
                 event = AgentText(f"[An image is left out: {error}]")

@@ -22,6 +22,7 @@ from hapi.agents import table
 from hapi.errors import HapiError
 from hapi.ids import SESSION_MARK
 from hapi.workers.supervisor import questions
+from hapi.workers.supervisor.acp_driver import AcpDriver
 from hapi.workers.supervisor.agent_process import Launch, become_subreaper
 from hapi.workers.supervisor.environment import agent_environment
 from hapi.workers.supervisor.piped_agent import PipedAgent
@@ -45,8 +46,6 @@ async def look(name: str, settings: config.Config, directory: Path, log: Path) -
 
     Raises HapiError: what `table.find` and `table.resolve` say, agent_failed, agent_timeout.
     """
-    from hapi.workers.supervisor.acp_driver import AcpDriver
-
     agent = table.find(name, settings)
     environ = dict(os.environ)
     argv = table.resolve(agent, None, table.launch_arguments(agent), environ=environ)

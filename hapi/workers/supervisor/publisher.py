@@ -18,6 +18,7 @@ from hapi.workers.link import Link
 from hapi.workers.supervisor.transcriber import Transcriber
 
 WINDOW = 64
+GATHER_S = 0.01
 RESEND_S = 20.0
 WINDOW_BYTES = 1024 * 1024
 JOURNAL_LIMIT_BYTES = 32 * 1024 * 1024
@@ -27,7 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Level for the state, edge for the chat. Both survive the death of broker, connector and hub: they are sent again."""
+    """Level for the state, edge for the chat. Both survive the death of broker, connector and hub: they are sent again.
+
+    What is on record may wait GATHER_S for company, for each batch costs the hub and everybody on the way a good deal;
+    the end of a turn waits for nothing. So a short turn is one batch and one snapshot.
+    """
 
     def __init__(
         self, link: Link, journal: Journal, snapshot: Callable[[], wire.Snapshot], transcriber: Transcriber
@@ -40,6 +45,7 @@ class Publisher:
         self._hub = False
         self._sent = 0
         self._snapshot_due = False
+        self._gathering: asyncio.TimerHandle | None = None
         self._resend: asyncio.TimerHandle | None = None
         self._all_delivered = asyncio.Event()
 
@@ -51,10 +57,12 @@ class Publisher:
             self.changed()
             self._pump()
 
-    def changed(self) -> None:
-        """The state changed; the hub gets the newest one, once per turn of the loop."""
-        if not self._snapshot_due:
-            self._snapshot_due = True
+    def changed(self, *, soon: bool = False) -> None:
+        """The state changed; the hub gets the newest one, once per turn of the loop. `soon`: it may wait for company."""
+        fresh, self._snapshot_due = not self._snapshot_due, True
+        if soon:
+            self._gather()
+        elif fresh or self._gathering is not None:
             self._loop.call_soon(self._send_snapshot)
 
     def emit(self, event: wire.Event) -> None:
@@ -72,10 +80,14 @@ class Publisher:
             raise OSError(errno.EFBIG, "the hub has been away for too long: the journal is full")
         self._journal.emit(event, now_ms())
         crash_point("supervisor.out.journalled")
-        self.push()
+        self._all_delivered.clear()
+        if isinstance(event, wire.TurnEnded):
+            self._loop.call_soon(self._pump)
+        else:
+            self._gather()
 
     def push(self) -> None:
-        """The journal has events that may be new to the hub: send them soon."""
+        """The journal has events that may be new to the hub: send them."""
         if self._journal.state.unconfirmed:
             self._all_delivered.clear()
             self._loop.call_soon(self._pump)
@@ -95,6 +107,8 @@ class Publisher:
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until the hub has everything; False when it is away or takes longer than `timeout_s`."""
+        self._stop_gathering()
+        self._send_snapshot()
         if not self._journal.state.unconfirmed:
             return True
         if not self._hub:
@@ -106,9 +120,24 @@ class Publisher:
             return False
         return True
 
+    def _gather(self) -> None:
+        """Send what there is when company has had its time."""
+        if self._gathering is None:
+            self._gathering = self._loop.call_later(GATHER_S, self._gathered)
+
+    def _gathered(self) -> None:
+        self._stop_gathering()
+        self._send_snapshot()
+        self._pump()
+
+    def _stop_gathering(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+
     def _send_snapshot(self) -> None:
-        self._snapshot_due = False
-        if not self._hub:
+        due, self._snapshot_due = self._snapshot_due, False
+        if not due or not self._hub:
             return
         snapshot = self._snapshot()
         requests = [msgspec.structs.replace(request, arguments={}) for request in snapshot.requests]
@@ -130,8 +159,8 @@ class Publisher:
         unconfirmed = self._journal.state.unconfirmed
         if not self._hub or not unconfirmed or self._sent > self._journal.state.delivered:
             return
-        if self._snapshot_due:
-            self._send_snapshot()  # the connector must know the session before its events
+        self._send_snapshot()  # the connector must know the session before its events
+        self._stop_gathering()
         batch = next(self._batches(self._sent))
         if self._link.send(wire.HUB, wire.Events(batch)):
             self._sent = batch[-1].seq

@@ -27,6 +27,7 @@ from hapi.workers.supervisor.mailbox import Mailbox
 from hapi.workers.supervisor.memory import MemoryWatch
 from hapi.workers.supervisor.news import News
 from hapi.workers.supervisor.publisher import Publisher
+from hapi.workers.supervisor.record import Record
 from hapi.workers.supervisor.started import Started
 from hapi.workers.supervisor.transcriber import Transcriber
 
@@ -50,6 +51,7 @@ class Session(ABC):
         self._link = link
         self._directory = directory
         self._journal = journal
+        self._kept = Record(directory, self.info)
         self._news = News(self.info, link, journal)
         self._publisher = Publisher(link, journal, self.snapshot, Transcriber(directory.transcript))
         self.mailbox = Mailbox(journal, self._emit, self._news.tell)
@@ -341,15 +343,14 @@ class Session(ABC):
     def _record(self) -> None:
         self.info.phase = self.lifecycle.phase
         self._news.count()
-        try:
-            self._directory.write_state(self.info)
-        except OSError as error:
-            logger.error("cannot write state.json: %s", error)  # noqa: TRY400 - the words say it all
+        self._kept.keep()
 
     def _tell(self) -> None:
+        """Tell everybody. That a turn begins may wait a moment: it may be over by then, and more is said of its end."""
+        begins = self.info.phase is Phase.WORKING
         title.show(self.info)
-        self._news.tell()
-        self._publisher.changed()
+        self._news.tell(soon=begins)
+        self._publisher.changed(soon=begins)
 
     def _emit(self, event: wire.Event) -> None:
         self._news.heard(event)

@@ -20,6 +20,7 @@ from hapi.errors import ErrorCode, HapiError
 from hapi.kin import is_ours
 from hapi.lifecycle import Phase
 from hapi.store import SessionDirectory
+from hapi.workers.offload import offload
 from hapi.workers.supervisor.agent_process import Launch
 from hapi.workers.supervisor.chat_start import ChatStarted
 from hapi.workers.supervisor.environment import agent_environment
@@ -88,7 +89,7 @@ class Starter:
         worktree = started.info.worktree if started is not None and started.made_worktree else None
         if started is None or worktree is None:
             return
-        if await asyncio.to_thread(workspace.remove_unused_worktree, worktree):
+        if await offload(workspace.remove_unused_worktree, worktree):
             started.info.worktree = None
         else:
             self._left(f"Kept the worktree {worktree.worktree_path}: there is work in it.")
@@ -99,7 +100,7 @@ class Starter:
 
     async def _prepared(self, started: Started) -> None:
         """Prepare the directory. A thread cannot be cancelled: what it makes must be known before it is undone."""
-        work = asyncio.ensure_future(asyncio.to_thread(self._prepare, started))
+        work = asyncio.ensure_future(offload(self._prepare, started))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:

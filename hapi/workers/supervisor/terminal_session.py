@@ -14,6 +14,7 @@ from hapi.lifecycle import EndReason, Phase
 from hapi.store import SessionDirectory
 from hapi.terminal.protocol import Ended
 from hapi.workers.link import Link
+from hapi.workers.offload import offload
 from hapi.workers.supervisor.activity import Activity
 from hapi.workers.supervisor.agent_process import Exit
 from hapi.workers.supervisor.headline import headline
@@ -76,7 +77,7 @@ class TerminalSession(Session):
         text = screen.text()
         if self._entry is not None:
             self.info.native_id = parting_id(self._entry, text) or self.info.native_id
-        await asyncio.to_thread(self._directory.keep_scrollback, text)
+        await offload(self._directory.keep_scrollback, text)
 
     def _why_it_ended(self, exit_: Exit) -> EndReason:
         return end_reason(exit_, busy=False, out_of_memory=self._memory.ran_out())
@@ -179,7 +180,7 @@ class TerminalSession(Session):
         if self._entry is None or not self._entry.conversation.file:
             return
         pids = self._agent.pids()
-        files = await asyncio.to_thread(lambda: [file for pid in pids for file in procs.open_files(pid)])
+        files = await offload(lambda: [file for pid in pids for file in procs.open_files(pid)])
         found = learned_id(self._entry, files)
         if found is not None and found != self.info.native_id:
             self.info.native_id = found

@@ -1,0 +1,37 @@
+"""Libraries without what they bring along and do not need: each costs every command, and every process its memory."""
+
+from __future__ import annotations
+
+import sys
+
+_SPARED = "typing_extensions"
+
+
+def import_msgspec() -> None:
+    """Import msgspec on the standard library's `typing`: `typing_extensions`, which it takes where it is installed,
+    brings `inspect` and `ast` along, 10 ms and 3 MB. It is there for everybody else afterwards.
+    """
+    if _SPARED in sys.modules:
+        return
+    sys.modules[_SPARED] = None  # type: ignore[assignment]  # documented: an import of it fails, as if it were absent
+    try:
+        import msgspec  # noqa: F401
+    finally:
+        del sys.modules[_SPARED]
+
+
+def import_aiohttp() -> None:
+    """Import aiohttp without the TLS context that it makes at once, of all the system's certificates: 2 MB and 20 ms.
+
+    What it has instead trusts nobody: give each connector the context that its peer needs.
+    """
+    if "aiohttp" in sys.modules:
+        return
+    import ssl
+
+    whole = ssl.create_default_context
+    ssl.create_default_context = lambda *_, **__: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        import aiohttp  # noqa: F401
+    finally:
+        ssl.create_default_context = whole
