@@ -8,7 +8,7 @@ CODEX_ACP_VERSION := 0.16.0
 HUB := .cache/hub/.installed-$(HUB_VERSION)
 CODEX := .cache/codex/.installed-$(CODEX_ACP_VERSION)
 
-.PHONY: help setup demo test unit bench chaos lint format clean
+.PHONY: help setup demo test unit bench load chaos lint format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -34,6 +34,10 @@ unit: $(BIN)/.installed ## The fast tests only
 bench: $(BIN)/.installed ## The benchmarks, beside peer and floor (ONLY="spawn stop", QUICK=1, RECORD=1: into benchmarks/RESULTS.md)
 	@$(MAKE) --no-print-directory $(HUB)
 	@$(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick) $(if $(RECORD),--record)
+
+load: $(BIN)/.installed ## Load test with SESSIONS (1000) through the official hub (ARGS: more of `hapi loadtest --help`)
+	@$(MAKE) --no-print-directory $(HUB)
+	@PYTHONPATH=. $(BIN)/python scripts/load.py --sessions $(or $(SESSIONS),1000) $(ARGS)
 
 chaos: $(BIN)/.installed ## Break things for MINUTES (3) by SEED (made up), then prove that nothing was lost
 	@$(MAKE) --no-print-directory $(HUB)

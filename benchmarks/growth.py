@@ -86,12 +86,12 @@ def over_rate(busy: Reports) -> list[Result]:
     )
     replies = _curves(busy, "/s", {"replies": lambda report: report.rates["message"]})
     kinds = {"the hub": HUB_SERVER, "connector": "hub", "broker": "broker", "session": "session", "agent": "agent"}
-    cost = _curves(busy, "s", {name: partial(cost, kind=kind) for name, kind in kinds.items()})
+    spent = _curves(busy, "s", {name: partial(cost, kind=kind) for name, kind in kinds.items()})
     over = "messages per second asked for"
     return [
         Result(title="From a message to its reply, through the hub", over=over, plot="latency-rate", curves=latency),
         Result(title="Replies per second", over=over, plot="replies-rate", curves=replies, wrong=_wrong(busy)),
-        Result(title="CPU time of one message and its reply", over=over, plot="cost-rate", curves=cost),
+        Result(title="CPU time of one message and its reply", over=over, plot="cost-rate", curves=spent),
     ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks import ORDER
 from benchmarks.figures import Result, table
 from benchmarks.harness import machine
 
@@ -37,8 +38,9 @@ class Record(msgspec.Struct, frozen=True):
 
 def keep(name: str, summary: str, numbers: dict[str, int], results: list[Result]) -> None:
     """Put a run on record."""
-    found = read()
-    found[name] = Record(summary, commit(), time.strftime("%Y-%m-%d"), machine(), numbers, results)
+    record = Record(summary, commit(), time.strftime("%Y-%m-%d"), machine(), numbers, results)
+    known = read() | {name: record}
+    found = {one: known[one] for one in ORDER if one in known}
     _write(DATA, msgspec.json.format(msgspec.json.encode(found), indent=1))
     _write(PAGE, page(found).encode())
     _write(DOCUMENT, with_targets(DOCUMENT.read_text(), found).encode())
@@ -84,10 +86,15 @@ def _section(name: str, record: Record) -> str:
 
 
 def commit() -> str:
-    """The commit that is measured; "unknown" outside a repository."""
-    words = ["git", "-C", str(PLACE), "describe", "--always", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit that is measured, with "+" when the code was changed since; "unknown" outside a repository."""
+    head = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--", "hapi", "benchmarks/*.py", "tests/support")
+    return (head or "unknown") + ("+" if changed else "")
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(PLACE.parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _write(path: Path, data: bytes) -> None:

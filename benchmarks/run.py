@@ -14,28 +14,11 @@ import sys
 import time
 from typing import Protocol, cast
 
-from benchmarks import plots, records
+from benchmarks import ORDER, plots, records
 from benchmarks.figures import Result, table
 from benchmarks.harness import machine
 
-ORDER = (
-    "cold_start",
-    "start_ready",
-    "spawn",
-    "web",
-    "memory",
-    "idle",
-    "messages",
-    "forwarding",
-    "listing",
-    "restart",
-    "reconnect",
-    "stop",
-    "thousand",
-    "growth",
-    "terminal",
-)
-TIMEOUT_S, GRACE_S = 300, 60  # of one benchmark; to clean up after that
+TIMEOUT_S, GRACE_S = 600, 60  # of one benchmark; to clean up after that
 
 
 class Benchmark(Protocol):

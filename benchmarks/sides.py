@@ -29,7 +29,9 @@ from tests.support.hub import OfficialHub, WebClient, WebError, find_hub
 
 AGENT = "kimi"
 OURS, PEER = "hapi", "peer"
-_READY_S, _COMMAND_S = 30.0, 60
+# with COLUMNS the official runner reads process lists that `ps` has cut off, and does not find itself in them
+_NOT_THEIRS = ("HAPI_", "CLI_API_", "COLUMNS", "LINES")
+_READY_S, _COMMAND_S, _SAID_CHARS = 30.0, 60, 2000
 
 
 class Side:
@@ -46,21 +48,30 @@ class Side:
         self.web = WebClient(hub.url, self.token)
 
     def run(self, *words: str) -> str:
-        """Run a command; its output. Raises CalledProcessError."""
+        """Run a command; its output. Raises RuntimeError with what it said when it fails."""
         done = subprocess.run(
             [*self.command, *words],
             env=self.environment,
             cwd=self.project,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            check=True,
+            check=False,
+            text=True,
             timeout=_COMMAND_S,
         )
-        return done.stdout.decode()
+        if done.returncode:
+            said = f"{done.stdout}\n{done.stderr}"[-_SAID_CHARS:]
+            raise RuntimeError(f"{self.name}: {' '.join(words)}: exit status {done.returncode}\n{said}\n{self.log()}")
+        return done.stdout
 
     def seconds(self, *words: str) -> float:
-        """Seconds that a command takes. Raises CalledProcessError."""
+        """Seconds that a command takes. Raises RuntimeError."""
         return timed(lambda: self.run(*words))
+
+    def log(self) -> str:
+        """The end of its newest log."""
+        logs = sorted(self.home.rglob("*.log"), key=lambda path: path.stat().st_mtime)
+        return logs[-1].read_text(errors="replace")[-_SAID_CHARS:] if logs else ""
 
     def start(self) -> float:
         """`runner start`: seconds until it has returned and the hub reaches the runner (it answers which agents it has)."""
@@ -206,7 +217,7 @@ def _environment(place: Path) -> dict[str, str]:
     program = bin_directory / AGENT
     program.write_text(f"#!/bin/sh\nexec {shlex.join(BUILT_IN['demo'].command)}\n")
     program.chmod(0o755)
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("HAPI_", "CLI_API_"))}
+    own = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_THEIRS)}
     return own | {"HOME": str(place), "PATH": f"{bin_directory}:{own['PATH']}"}
 
 

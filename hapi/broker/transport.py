@@ -135,7 +135,7 @@ class Transport:
         sock.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
         sock.setsockopt(zmq.SNDHWM, _QUEUE)
         sock.setsockopt(zmq.RCVHWM, _QUEUE)
-        sock.setsockopt(zmq.BACKLOG, 1_024)
+        sock.setsockopt(zmq.BACKLOG, 4_096)  # all sessions dial at once when a broker is back
         sock.setsockopt(zmq.IPC_FILTER_UID, os.getuid())  # the kernel's word on who connects (SO_PEERCRED)
         try:
             sock.bind(endpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,8 @@ _PHASES = {
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REDRAW_S = 0.2
 _AT_ONCE = 16
+_LEAVING_S, _PAUSE_S = 5.0, 0.1
+_GONE = frozenset({"already_gone", "already gone"})
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +73,7 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = False,
     at_once: Annotated[int, typer.Option(metavar="N", help="How many to start, or to stop, at a time.")] = 16,
     probes: Annotated[int, typer.Option(metavar="N", help="How often to ask for the list and the status.")] = 100,
-    patience: Annotated[float, typer.Option(metavar="S", help="How long one answer, start or stop may take.")] = 60,
+    patience: Annotated[float, typer.Option(metavar="S", help="How long one answer may take.")] = 60,
     kill: Annotated[
         list[str] | None,
         typer.Option(metavar="WHO", help="In the middle, SIGKILL broker, hub, nursery or reaper; repeatable."),
@@ -194,13 +197,18 @@ def _sweep() -> list[str]:
 
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    deadline = monotonic() + _LEAVING_S
     targets = clean.plan()
+    while targets and all(target.kind == "process" for target in targets) and monotonic() < deadline:
+        select.select([], [], [], _PAUSE_S)  # supervisors that have ended their sessions are on their way out
+        targets = clean.plan()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         results = list(pool.map(clean.carry_out, targets))
     strays = procs.marked("HAPI_HOME", str(config.home_directory()))
     for process in strays:
         procs.send_signal(process, signal.SIGKILL)
-    found = [f"{result.target.describe()} ({result.outcome})" for result in results]
+    there = [result for result in results if result.outcome not in _GONE]  # some end while we look
+    found = [f"{result.target.describe()} ({result.outcome})" for result in there]
     return found + [f"process {process.pid} (killed)" for process in strays]
 
 

@@ -18,7 +18,6 @@ from hapi.footprint import Use
 from hapi.loadtest.line import Line
 from hapi.loadtest.report import HUB_SERVER, Burn, Sample
 
-_REQUEST_S = 30.0
 _SAMPLED = 8  # of each kind of which there are many
 
 
@@ -30,10 +29,14 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Gauge:
-    """Looks at the runner behind `line`, and at the hub behind `hub_url` if that is on this machine."""
+    """Looks at the runner behind `line`, and at the hub behind `hub_url` if that is on this machine.
 
-    def __init__(self, line: Line, hub_url: str | None) -> None:
+    Every method may raise HapiError(timeout), when the broker does not answer within `patience_s`.
+    """
+
+    def __init__(self, line: Line, hub_url: str | None, patience_s: float) -> None:
         self._line = line
+        self._patience_s = patience_s
         self._hub_url = hub_url
 
     async def memory(self) -> dict[str, Use]:
@@ -66,8 +69,8 @@ class Gauge:
             await asyncio.sleep(every_s)
 
     async def _processes(self) -> dict[int, str]:
-        status = await self._line.ask(wire.GetStatus(), wire.Status, _REQUEST_S)
-        sessions = await self._line.ask(wire.ListSessions(), wire.SessionList, _REQUEST_S)
+        status = await self._line.ask(wire.GetStatus(), wire.Status, self._patience_s)
+        sessions = await self._line.ask(wire.ListSessions(), wire.SessionList, self._patience_s)
         found = await asyncio.to_thread(footprint.processes, status, sessions.sessions)
         server = listener(self._hub_url) if self._hub_url else None
         return found | ({server: HUB_SERVER} if server else {})

@@ -9,17 +9,25 @@ from typing import Any, TypeVar
 import zmq
 
 from hapi import wire
-from hapi.clock import monotonic
 from hapi.errors import ErrorCode, HapiError
 
-REPEAT_S = 5.0  # a request that was on its way when the broker died has no answer: it is asked again
 _Reply = TypeVar("_Reply", bound=wire.ControlReply)
 
 
-class Line:
-    """A connection that outlives the broker: what is asked while there is none waits for the next one.
+class _Open:
+    """A request without a reply yet."""
 
-    Requests are repeated every REPEAT_S, so they must be such that twice is as good as once.
+    __slots__ = ("data", "reply")
+
+    def __init__(self, data: bytes, reply: asyncio.Future[wire.ControlReply]) -> None:
+        self.data = data
+        self.reply = reply
+
+
+class Line:
+    """A connection that outlives the broker: what it has not answered when it goes, the next one is asked again.
+
+    So requests must be such that twice is as good as once.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -29,45 +37,46 @@ class Line:
         for option, value in ((zmq.LINGER, 0), (zmq.SNDHWM, 0), (zmq.RCVHWM, 0), (zmq.RECONNECT_IVL, 20)):
             self._socket.setsockopt(option, value)
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._connected = 0
         self._socket.connect(endpoint)
         self._numbers = itertools.count(1)
-        self._open: dict[int, asyncio.Future[wire.ControlReply]] = {}
+        self._open: dict[int, _Open] = {}
         self._loop.add_reader(self._socket.FD, self._drain)
+        self._loop.add_reader(self._monitor.FD, self._drain_monitor)
+        self._drain_monitor()  # its descriptor tells of what comes after a look at it
 
     async def ask(self, body: wire.ControlRequest, kind: type[_Reply], timeout_s: float) -> _Reply:
         """The broker's reply. Raises HapiError: its Failure, or `timeout`."""
-        deadline = monotonic() + timeout_s
-        data = wire.encode(body)
-        while (left := deadline - monotonic()) > 0:
-            number = next(self._numbers)
-            future: asyncio.Future[wire.ControlReply] = self._loop.create_future()
-            self._open[number] = future
-            self._send(number, data)
-            try:
-                async with asyncio.timeout(min(left, REPEAT_S)):
-                    reply = await future
-            except TimeoutError:
-                continue
-            finally:
-                del self._open[number]
-            if isinstance(reply, wire.Failure):
-                raise reply.error()
-            if not isinstance(reply, kind):
-                raise HapiError(ErrorCode.PROTOCOL_MISMATCH, f"The runner sent {type(reply).__name__}.")
-            return reply
-        raise HapiError(ErrorCode.TIMEOUT, f"The runner has not answered within {timeout_s:g} s.")
+        number = next(self._numbers)
+        request = _Open(wire.encode(body), self._loop.create_future())
+        self._open[number] = request
+        self._send(number, request)
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await request.reply
+        except TimeoutError:
+            raise HapiError(ErrorCode.TIMEOUT, f"The runner has not answered within {timeout_s:g} s.") from None
+        finally:
+            del self._open[number]
+        if isinstance(reply, wire.Failure):
+            raise reply.error()
+        if not isinstance(reply, kind):
+            raise HapiError(ErrorCode.PROTOCOL_MISMATCH, f"The runner sent {type(reply).__name__}.")
+        return reply
 
     def close(self) -> None:
         """Hang up; what is still asked stays without an answer. May be called twice."""
-        if not self._socket.closed:
-            self._loop.remove_reader(self._socket.FD)
-            self._context.destroy(linger=0)
+        if self._socket.closed:
+            return
+        self._loop.remove_reader(self._socket.FD)
+        self._loop.remove_reader(self._monitor.FD)
+        self._socket.disable_monitor()
+        self._context.destroy(linger=0)
 
-    def _send(self, number: int, data: bytes) -> None:
+    def _send(self, number: int, request: _Open) -> None:
         header = wire.encode(wire.Header(to=wire.BROKER, sender=wire.CLI, request=number))
-        self._socket.send_multipart(
-            (b"", header, data), zmq.NOBLOCK
-        )  # never full: the queue has no bound but the plan's
+        self._socket.send_multipart((b"", header, request.data), zmq.NOBLOCK)  # its queue has no bound but the plan's
         self._loop.call_soon(self._drain)  # the send may have eaten the descriptor's edge
 
     def _drain(self) -> None:
@@ -76,6 +85,18 @@ class Line:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            future = self._open.get(wire.decode_header(frames[1]).request)
-            if future is not None and not future.done():
-                future.set_result(wire.decode(wire.FOR_CLI, frames[2]))
+            request = self._open.get(wire.decode_header(frames[1]).request)
+            if request is not None and not request.reply.done():
+                request.reply.set_result(wire.decode(wire.FOR_CLI, frames[2]))
+
+    def _drain_monitor(self) -> None:
+        """Ask a new broker all that the former one has not answered."""
+        while not self._monitor.closed:
+            try:
+                self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._connected += 1
+            if self._connected > 1:
+                for number, request in list(self._open.items()):
+                    self._send(number, request)

@@ -19,8 +19,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The load. Rates are per second over all sessions, 0 for as fast as it is answered; times are seconds.
 
     Each session is sent `messages` messages, the next one when the last is answered; with `duration_s` until that time
-    is up (`messages` None: as many as that takes). `patience_s` is what one answer, spawn or stop may take. `kill`
-    names workers that get SIGKILL in the middle of the conversation; a killed broker is started again at once.
+    is up (`messages` None: as many as that takes). `patience_s` is what one answer may take. `kill` names workers that
+    get SIGKILL in the middle of the conversation; a killed broker is started again at once.
     """
 
     sessions: int = 100

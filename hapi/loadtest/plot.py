@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 16, 52, 44
 _TICKS = 6
 _LOG_TICKS = 8
+_HUGE = 1e30
 _LIGHT = ("#1f6feb", "#d1495b", "#2a9d5c", "#b7791f", "#7c4dbd", "#0e8a94", "#6b7280")
 _DARK = ("#6ea8fe", "#ff8fa0", "#6fdc9d", "#f2c265", "#c3a0f5", "#5fd3dd", "#a8b0bd")
 
@@ -43,7 +44,8 @@ class _Scale:
     """Values of one axis as places on it, and its ticks."""
 
     def __init__(self, axis: Axis, values: Sequence[float], start: float, end: float) -> None:
-        good = [value for value in values if math.isfinite(value) and (value > 0 or not axis.log)]
+        self._log = axis.log
+        good = [value for value in values if self.takes(value)]
         low, high = (min(good), max(good)) if good else (0.1 if axis.log else 0.0, 1.0)
         if axis.top is not None:
             high = max(high, axis.top)
@@ -53,12 +55,13 @@ class _Scale:
             low = min(low, 0.0) if axis.zero else low
             self.ticks = _ticks(low, high)
         low, high = min(low, self.ticks[0]), max(high, self.ticks[-1])
-        self._log, self._start = axis.log, start
+        self._start = start
         self._low = self._raw(low)
         self._per = (end - start) / ((self._raw(high) - self._low) or 1.0)
 
     def takes(self, value: float) -> bool:
-        return math.isfinite(value) and (value > 0 or not self._log)
+        """Whether the value has a place; one that is no figure, or of no size that anything has, has none."""
+        return abs(value) < _HUGE and (value > 1 / _HUGE or not self._log)
 
     def place(self, value: float) -> float:
         return self._start + (self._raw(value) - self._low) * self._per
@@ -116,7 +119,8 @@ def number(value: float) -> str:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Round values that enclose low … high."""
-    span = (high - low) or abs(high) or 1.0
+    span = max(high - low, abs(high) * 1e-9)
+    span = span if span > 1 / _HUGE else 1.0
     step = 10.0 ** math.floor(math.log10(span / _TICKS))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if span / (step * factor) <= _TICKS)
     first, last = math.floor(low / step + 1e-9), math.ceil((low + span) / step - 1e-9)

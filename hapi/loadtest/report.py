@@ -77,6 +77,8 @@ class Report(msgspec.Struct, kw_only=True, rename="camel"):
     machine: str
     began: str
     through: str
+    home: str
+    namespace: str
     plan: Plan
     took_s: float = 0.0
     ready_s: float = 0.0
@@ -181,13 +183,13 @@ def _memory(report: Report) -> list[str]:
         shown = [f"{stats.size(use.pss)}{one}" if use.count else "" for use, one in zip(uses, each, strict=True)]
         rows.append([kind, str(count), *shown])
     rows.append(["runner", "", *(stats.size(total(report.memory[name], RUNNER)) for name in columns)])
-    rows.append(["all", "", *(stats.size(total(report.memory[name])) for name in columns)])
+    rows.append(["runner and sessions", "", *(stats.size(total(report.memory[name])) for name in columns)])
     return [*_table(["memory (PSS)", "count", *(heads[name] for name in columns)], rows), ""]
 
 
 def total(memory: Mapping[str, Use], kinds: tuple[str, ...] | None = None) -> int:
-    """PSS of these kinds, of all without `kinds`, in bytes."""
-    return sum(use.pss for kind, use in memory.items() if kinds is None or kind in kinds)
+    """PSS of these kinds in bytes; without `kinds`, of all but the hub."""
+    return sum(use.pss for kind, use in memory.items() if kind != HUB_SERVER and (kinds is None or kind in kinds))
 
 
 def _cpu(report: Report) -> list[str]:

@@ -27,7 +27,9 @@ from hapi.loadtest.side import Heard, Side
 from hapi.loadtest.stage import Hub, Stage
 from hapi.loadtest.web import Account, Web
 
-REQUEST_S = 30.0
+_REQUEST_S = 30.0
+_LIFE_S = 60.0  # for a session to start, or to stop
+_SLACK_S = 5.0
 _FIRST = 20  # sessions that are weighed before the rest are started
 _SAMPLE_S = 5.0
 _SETTLE_S, _SETTLE_STEP_S, _SETTLED_BYTES = 5.0, 0.25, 128 * 1024
@@ -54,6 +56,7 @@ class LoadTest:
         self._waiting: dict[str, tuple[int, asyncio.Future[None]]] = {}
         self._seconds: dict[str, list[float]] = {"spawn": [], "list": [], "status": [], "stop": []}
         self._errors: Counter[str] = Counter()
+        self._patience_s = min(_REQUEST_S, plan.patience_s + _SLACK_S)
         self._began = monotonic()
         self._half = asyncio.Event()
         self.report = Report(
@@ -61,6 +64,8 @@ class LoadTest:
             machine=machine(),
             began=iso(now_ms()),
             through=self._side.name,
+            home=str(stage.config.home),
+            namespace=stage.namespace,
             plan=plan,
             sessions=Sessions(asked=plan.sessions),
             messages=self._ledger.totals,
@@ -97,11 +102,12 @@ class LoadTest:
         self.report.ready_s = await self._stage.start_runner()
         start = monotonic()
         self._line = Line(self._stage.config.paths.control_endpoint)
-        self._sampled = Gauge(self._line, self._hub.url if self._hub is not None else None)
+        self._sampled = Gauge(self._line, self._hub.url if self._hub is not None else None, self._patience_s)
         await self._side.open()
         if self._hub is not None:
             self.report.online_s = self.report.ready_s + monotonic() - start
-        self.report.memory["empty"] = await self._settled()
+        if self._plan.idle_s:
+            self.report.memory["empty"] = await self._settled()
         self._tell("start", 1, 1)
 
     async def _settled(self) -> dict[str, Use]:
@@ -134,7 +140,7 @@ class LoadTest:
     async def _spawn(self, _: int) -> None:
         start = monotonic()
         try:
-            session_id = await self._side.spawn(self._plan.agent, self._plan.patience_s)
+            session_id = await self._side.spawn(self._plan.agent, _LIFE_S)
         except HapiError as error:
             self._note(error)
             self.report.sessions.failed += 1
@@ -263,13 +269,13 @@ class LoadTest:
                 ("status", wire.GetStatus(), wire.Status),
             ):
                 start = monotonic()
-                await self._control.ask(body, reply, REQUEST_S)
+                await self._control.ask(body, reply, self._patience_s)
                 self._seconds[kind].append(monotonic() - start)
             self._tell("probe", done + 1, self._plan.probes)
 
     async def _look_for_the_gone(self) -> None:
         """Count the sessions that no longer live, or never should have been."""
-        listed = (await self._control.ask(wire.ListSessions(), wire.SessionList, REQUEST_S)).sessions
+        listed = (await self._control.ask(wire.ListSessions(), wire.SessionList, self._patience_s)).sessions
         alive = {info.session_id for info in listed if info.phase is not Phase.ENDED}
         self.report.sessions.gone = len(set(self._sessions) - alive)
         self.report.sessions.started = len(self._sessions)
@@ -282,7 +288,7 @@ class LoadTest:
     async def _stop(self, session_id: str) -> None:
         start = monotonic()
         try:
-            await self._side.stop(session_id, self._plan.patience_s)
+            await self._side.stop(session_id, _LIFE_S)
         except HapiError as error:
             self._note(error)
             self.report.sessions.not_stopped += 1
@@ -312,7 +318,7 @@ class LoadTest:
 
         async def stop(info: wire.SessionInfo) -> None:
             try:
-                await self._control.ask(wire.StopSession(info.session_id), wire.SessionStopped, REQUEST_S)
+                await self._control.ask(wire.StopSession(info.session_id), wire.SessionStopped, _REQUEST_S)
             except HapiError as error:
                 self._note(error)
 

@@ -21,11 +21,12 @@ from hapi import control, launch, procs, settings, wire
 from hapi.agents.built_in import FLAVORS
 from hapi.clock import monotonic
 from hapi.config import Config
-from hapi.errors import NotRunning
-from hapi.ids import split_token
+from hapi.errors import HapiError, NotRunning
+from hapi.ids import ProcessId, split_token
 
 _NOT_OURS = ("HAPI_NAMESPACE", "HAPI_API_URL", "CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON", "HAPI_RUNNER_SUPERVISED")
 _SHORT = "/tmp"  # noqa: S108 - made by mkdtemp; the sockets' paths must be short
+_LEAVING_S = 5.0
 Sweep = Callable[[], list[str]]
 
 
@@ -103,10 +104,22 @@ class Stage:
         return monotonic() - start
 
     async def stop_runner(self) -> float:
-        """Stop it; seconds until its process is gone. Raises HapiError(still_alive)."""
+        """Stop it; seconds until its process is gone. Its workers are waited for as well, and named if they stay.
+
+        Raises HapiError(still_alive).
+        """
         start = monotonic()
+        workers: dict[str, ProcessId] = {}
+        with contextlib.suppress(HapiError):
+            status = await self.status()
+            found = {name: procs.identity(worker.pid) for name, worker in status.workers.items()}
+            workers = {name: who for name, who in found.items() if who is not None}
         await asyncio.to_thread(control.stop, self.config)
-        return monotonic() - start
+        took = monotonic() - start
+        for name, who in workers.items():
+            if not await asyncio.to_thread(procs.wait_gone, who, _LEAVING_S):
+                self.survivors.append(f"{name} (pid {who.pid})")
+        return took
 
     async def status(self) -> wire.Status:
         """What the runner says of itself. Raises NotRunning, HapiError(timeout)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 from hapi.agents.built_in import FLAVORS
 from hapi.clock import monotonic
 from hapi.errors import ErrorCode, HapiError
+from hapi.loadtest.events import Hearing, Row
 from hapi.loadtest.side import Heard
 
 MachineId = Callable[[], Awaitable[str | None]]
@@ -26,40 +26,12 @@ _SILENCE_S = 75.0  # the hub sends a heartbeat every 30 s
 _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _PAGE, _MAX_PAGES = 200, 5_000
 _AGAIN = frozenset({401, 408, 409, 425, 429, 500, 502, 503, 504})
-_AGENT_ROWS = re.compile(rb'^data: (\{"type":"message-received".*"role":"agent".*"type":"message".*)$', re.MULTILINE)
-_EVENT_IDS = re.compile(rb"^id: (.+)$", re.MULTILINE)
-
-
-class _Data(msgspec.Struct):
-    type: str = ""
-    message: Any = None
-
-
-class _Words(msgspec.Struct):
-    type: str = ""
-    data: _Data = msgspec.field(default_factory=_Data)
-
-
-class _Content(msgspec.Struct):
-    role: str = ""
-    content: Any = None
-
-
-class _Row(msgspec.Struct):
-    content: _Content = msgspec.field(default_factory=_Content)
-    seq: int = 0
-
-
-class _Received(msgspec.Struct, rename="camel"):
-    session_id: str = ""
-    message: _Row = msgspec.field(default_factory=_Row)
 
 
 class _Page(msgspec.Struct):
-    messages: list[_Row] = []
+    messages: list[Row] = []
 
 
-_received = msgspec.json.Decoder(_Received)
 _page = msgspec.json.Decoder(_Page)
 
 
@@ -124,7 +96,7 @@ class Web:
         for _ in range(_MAX_PAGES):
             path = f"/cli/sessions/{session_id}/messages?afterSeq={after}&limit={_PAGE}"
             rows = _page.decode(await self._fetch("GET", path, None, self._token)).messages
-            words += [text for row in rows if (text := _agent_words(row)) is not None]
+            words += [text for row in rows if (text := row.words()) is not None]
             if len(rows) < _PAGE:
                 break
             after = rows[-1].seq
@@ -218,31 +190,28 @@ class Web:
     # ---------------------------------------------------------------------------------------------- events
 
     async def _follow(self) -> None:
-        """Read the stream of events, and take it up again when it breaks off."""
-        last_id = ""
+        """Read the stream of events, and take it up again where it broke off."""
+        hearing = Hearing(self._heard)
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                last_id = await self._stream(last_id)
+                await self._stream(hearing)
             self.lost_stream += 1
+            hearing.restart()
             await asyncio.sleep(_PAUSES_S[0])
 
-    async def _stream(self, last_id: str) -> str:
-        """Events until they end; the id of the last one."""
+    async def _stream(self, hearing: Hearing) -> None:
+        """Events until they end."""
         assert self._http is not None  # noqa: S101 - `open` made it
         headers = {"Authorization": f"Bearer {self._bearer}", "Accept": "text/event-stream"}
-        headers |= {"Last-Event-ID": last_id} if last_id else {}
+        headers |= {"Last-Event-ID": hearing.last_id} if hearing.last_id else {}
         limits = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_S)
         url = f"{self._url}/api/events?all=true"
         async with self._http.get(url, headers=headers, timeout=limits) as response:
             if response.status == 401:
                 await self._log_in()
-            rest = b""
             async for chunk in response.content.iter_any():
                 self._streaming.set()
-                whole, newline, rest = (rest + chunk).rpartition(b"\n")
-                if newline:
-                    last_id = _take(whole, self._heard) or last_id
-        return last_id
+                hearing.take(chunk)
 
 
 class _Again(HapiError):
@@ -251,31 +220,6 @@ class _Again(HapiError):
 
 class _Over(HapiError):
     """The session has ended already."""
-
-
-def _take(block: bytes, heard: Heard) -> str:
-    """Hand on what agents say in whole lines of the stream; the id of the last event in them, "" if there is none.
-
-    Of some thirty events per message one is of interest: a pattern finds it, and only that one is decoded.
-    """
-    for found in _AGENT_ROWS.finditer(block):
-        received = _received.decode(found.group(1))
-        words = _agent_words(received.message)
-        if words is not None:
-            heard(received.session_id, words)
-    ids = _EVENT_IDS.findall(block[block.rfind(b"\nid: ") + 1 :])
-    return ids[-1].decode() if ids else ""
-
-
-def _agent_words(row: _Row) -> str | None:
-    """What an agent says in a row of the chat; None for any other row."""
-    if row.content.role != "agent":
-        return None
-    with contextlib.suppress(msgspec.ValidationError):
-        words = msgspec.convert(row.content.content, _Words)
-        if words.type == "codex" and words.data.type == "message" and isinstance(words.data.message, str):
-            return words.data.message
-    return None
 
 
 @contextlib.asynccontextmanager

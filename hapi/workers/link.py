@@ -85,7 +85,11 @@ class Link:
         try:
             if not self._send(wire.Header(to, self.name, number), body):
                 raise HapiError(ErrorCode.NOT_RUNNING, "The broker cannot be reached at the moment.", "Try again.")
-            reply = await asyncio.wait_for(answer, timeout_s)
+            timer = self._loop.call_later(timeout_s, _give_up, answer)  # `wait_for` takes half as long again
+            try:
+                reply = await answer
+            finally:
+                timer.cancel()
         except TimeoutError:
             raise HapiError(ErrorCode.TIMEOUT, f"{to} did not answer within {timeout_s:g} s.") from None
         finally:
@@ -198,6 +202,11 @@ class Link:
         self._hello_due = not self._send(wire.Header(wire.BROKER, self.name), self._hello())
         if self._hello_due and not self._socket.closed:
             self._loop.call_later(_RETRY_HELLO_S, self._drain)
+
+
+def _give_up(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
 
 
 def _dealer(context: zmq.Context[Any]) -> zmq.Socket[bytes]:

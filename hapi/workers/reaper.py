@@ -113,8 +113,9 @@ class Reaper:
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """One heartbeat: sweep, then report. Also catches deaths where there is no pidfd."""
-        for session_id, (watched, _) in list(self._watched.items()):
-            if not procs.is_alive(watched.supervisor):
+        ended = procs.ended(fd for _, fd in self._watched.values() if fd is not None)
+        for session_id, (watched, fd) in list(self._watched.items()):
+            if fd in ended or (fd is None and not procs.is_alive(watched.supervisor)):
                 self._supervisor_ended(session_id)
         build = self._installed.look()
         beat = wire.Heartbeat(at=clock.now_ms(), installed_version=build.version, fingerprint=build.digest)

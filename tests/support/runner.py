@@ -85,7 +85,7 @@ class Runner:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=COMMAND_S,
+                timeout=more.pop("timeout", COMMAND_S),
                 **more,
             )
         )

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 import benchmarks
+from benchmarks import ORDER
 from benchmarks.figures import MIB, Curve, Result, Row, Target, shown, table
 from benchmarks.records import Record, page, with_targets
-from benchmarks.run import ORDER
 from tests.support.hub import find_hub
 
 ROOT = Path(__file__).parents[2]

@@ -40,6 +40,14 @@ PURE = (
     "hapi.workers.supervisor.environment",
     "hapi.workers.supervisor.escapes",
     "hapi.terminal.recorder",
+    "hapi.loadtest.events",
+    "hapi.loadtest.ledger",
+    "hapi.loadtest.page",
+    "hapi.loadtest.plan",
+    "hapi.loadtest.plot",
+    "hapi.loadtest.report",
+    "hapi.loadtest.side",
+    "hapi.loadtest.stats",
     *(name for name in MODULES if name.startswith("hapi.terminal.screen")),
 )
 IMPURE = {"zmq", "psutil", "asyncio", "time", "os", "socket", "subprocess", "signal", "threading"}
@@ -99,6 +107,7 @@ ALLOWED = {
         "hapi.workers.link",
         "hapi.control",
         "hapi.cli.diagnosis",
+        "hapi.loadtest.line",
     },
     "psutil": {
         "hapi.procs",
@@ -107,6 +116,7 @@ ALLOWED = {
         "hapi.cli.doctor",
         "hapi.cli.diagnosis",
         "hapi.cli.clean",
+        "hapi.loadtest.gauge",
     },
     "socketio": {"hapi.workers.hub.door"},
     "engineio": {"hapi.workers.hub.door"},
@@ -130,7 +140,7 @@ def test_the_command_line_library_stays_in_the_command_line():
 
 
 def test_asyncio_stays_out_of_broker_and_command_line_basics():
-    found = {name for name in importers("asyncio") if not name.startswith("hapi.workers.")}
+    found = {name for name in importers("asyncio") if not name.startswith(("hapi.workers.", "hapi.loadtest."))}
     assert {name for name in found if not name.startswith("hapi.cli.")} == set()
 
 
@@ -160,6 +170,16 @@ def test_the_basics_know_none_above_them(name):
     if name in {"hapi.__main__", "hapi.cli", "hapi.broker", "hapi.workers", "hapi.agents"}:
         return
     assert {module for module in GRAPH[name] if module.startswith(("hapi.broker", "hapi.cli", "hapi.workers"))} == set()
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("hapi.loadtest")))
+def test_the_load_test_is_a_client_and_knows_nobody_s_inside(name):
+    assert {module for module in GRAPH[name] if module.startswith(("hapi.broker", "hapi.workers", "hapi.cli"))} == set()
+
+
+def test_only_its_command_knows_the_load_test():
+    found = {name for name in MODULES if any(module.startswith("hapi.loadtest") for module in GRAPH[name])}
+    assert {name for name in found if not name.startswith("hapi.loadtest")} == {"hapi.cli.loadtest"}
 
 
 @pytest.mark.parametrize("name", PURE)

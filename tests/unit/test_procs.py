@@ -117,8 +117,10 @@ def test_a_pidfd_becomes_readable_at_the_end(start):
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     assert poller.poll(0) == []
+    assert procs.ended([fd]) == set()
     child.kill()
     assert poller.poll(5000)
+    assert procs.ended([fd]) == {fd}
     os.close(fd)
 
 

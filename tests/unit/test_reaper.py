@@ -84,6 +84,25 @@ async def test_a_death_is_cleaned_up_after(link, process):
     assert (link.gone()[0].reaped, agent.wait(5)) == (1, -9)
 
 
+@pytest.mark.parametrize("pidfds", [True, False], ids=["by its pidfd", "where there are none"])
+async def test_the_sweep_finds_the_death_that_was_missed(tmp_path, process, monkeypatch, pidfds):
+    """Seen to fail: without the sweep in `_beat`."""
+    if not pidfds:
+        monkeypatch.setattr(procs, "open_pidfd", lambda _: None)
+    link, loop = RecordingLink(), asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "add_reader", lambda *_: None)  # nobody is told of a descriptor
+    work = asyncio.create_task(Reaper(link, Paths(tmp_path), 0.05).run())
+    session, supervisor, alive = new_session_id(), process(), process()
+    other = new_session_id()
+    link.say(wire.Watch([watched(session, supervisor, process()), watched(other, alive, process())]))
+    await until_async(link.inbox.empty, 5, "the order is read")
+    end(supervisor)
+    await until_async(link.gone, 10, "the death is told")
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    assert [gone.session_id for gone in link.gone()] == [session]
+
+
 async def test_the_end_of_one_generation_says_nothing_of_the_next(link, process):
     """A session that was continued counted as ended still: its agent outlived its second supervisor."""
     session, first, second, agent = new_session_id(), process(), process(), process()
