@@ -14,7 +14,6 @@ is closed by the broker.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from enum import StrEnum
@@ -179,12 +178,6 @@ class SessionDirectory:
         """Keep the text of a terminal that ended, its last SCROLLBACK_BYTES. Raises OSError."""
         data = text.encode(errors="replace")[-SCROLLBACK_BYTES:]
         write_atomic(self.scrollback, data.decode(errors="ignore").encode())
-
-    def _named(self, beginning: str) -> list[Path]:
-        """What is there under a name that begins so; `Path.glob` would compile a pattern, a millisecond in every fork."""
-        with contextlib.suppress(FileNotFoundError):
-            return [self.path / name for name in os.listdir(self.path) if name.startswith(beginning)]
-        return []
 
     def _untold(self, generation: int) -> Path:
         return self.path / f"untold.{generation}"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hapi import wire
-from hapi.agents import demo
+from hapi.agents import demo_chat
 from tests.support.chat import SHOWN_S, Chat, chat_at
 from tests.support.faults import stopped
 from tests.support.hub import OfficialHub, WebError
@@ -20,7 +20,7 @@ from tests.support.runner import identity
 from tests.support.wait import until
 
 pytestmark = pytest.mark.hub
-PNG = base64.b64decode(demo._SQUARE)
+PNG = base64.b64decode(demo_chat._SQUARE)
 BUSY = "/slow 60 600"
 
 
@@ -69,6 +69,28 @@ def test_trap_34_a_follow_up_never_aborts_the_turn(chat: Chat) -> None:
     said = chat.said(key)
     assert said == ["chunk 1 of 4 chunk 2 of 4 chunk 3 of 4 chunk 4 of 4 \n\nfirst done", "second", "third"]
     assert not [row for row in chat.rows(key, "message") if "abort" in row["message"].lower()]
+
+
+def test_a_short_turn_is_shown_in_order_and_leaves_the_session_at_rest(chat: Chat) -> None:
+    """The hub takes a session for busy from a person's message on, and a turn that is over before the next look is no
+    change to tell; what was said in it is consumed together, and stays in its order.
+
+    Seen to fail: without the keepalive behind a consumed message (shown busy for 10 s).
+    """
+    key = chat.spawn()
+    for number in range(3):
+        chat.web.send(key, f"/say {number} ; /tool Bash ; /say then", f"{key}-{number}")
+        until(lambda: not chat.web.session(key)["thinking"], 3, "the session is at rest")
+        chat.turns(key, number + 1)
+    texts = [text for number in range(3) for text in (str(number), "then")]
+    assert chat.said(key) == texts
+    rows = [row["content"] for row in chat.web.messages(key)]
+    said = [row["content"]["text"] for row in rows if row["role"] == "user"]
+    assert said == [f"/say {number} ; /tool Bash ; /say then" for number in range(3)]
+    first = next(at for at, row in enumerate(rows) if row["role"] == "agent")
+    assert rows[first - 1]["role"] == "user" and rows[first]["content"]["data"]["message"] == "0"
+    kinds = [row["content"]["data"]["type"] for row in rows if row["role"] == "agent"][:7]
+    assert kinds == ["message", "tool-call", "tool-call", "tool-call-result", "message", "token_count", "ready"]
 
 
 def test_abort_ends_the_turn_and_the_queue_runs_next(chat: Chat) -> None:

@@ -47,10 +47,11 @@ class Row:
                 self.deleted = True
                 return
             row = await self._create(snapshot)
-        self._machine_created_at = self._context.machine_created_at
+        if self._machine_created_at != self._context.machine_created_at:
+            self._machine_created_at = self._context.machine_created_at
+            self._context.start(self._note_hub(self._machine_created_at), "note of the hub")
         self._metadata = Cell(row.metadata_version, row.metadata)
         self._state = Cell(row.agent_state_version, row.agent_state)
-        await self._note_hub()
 
     def archived_since(self, started_at: int) -> bool:
         """Whether the hub archived the session by itself, after it was started."""
@@ -74,9 +75,10 @@ class Row:
             lambda version, value: UpdateMetadata(sid=sid, expected_version=version, metadata=value),
         )
 
-    async def _note_hub(self) -> None:
+    async def _note_hub(self, known_since: int) -> None:
+        """Beside what follows: should we die before, the next connector finds the row by making it again (§5.1)."""
         try:
-            await asyncio.to_thread(self._directory.note_hub, self._context.machine_created_at)
+            await asyncio.to_thread(self._directory.note_hub, known_since)
         except OSError as error:
             _log.warning("cannot note that the hub has a row of %s: %s", self._session_id, error)
 

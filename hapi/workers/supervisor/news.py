@@ -13,7 +13,7 @@ from hapi.transcript import last_line
 from hapi.workers.link import Link
 
 WORDS_S = 1.0  # how long an agent's words may wait for the next ones
-SOON_S = 0.01  # how long the beginning of a turn may wait for its end
+SOON_S = 0.025  # how long the beginning of a turn may wait for its end
 
 
 class News:

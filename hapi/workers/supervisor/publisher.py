@@ -18,7 +18,7 @@ from hapi.workers.link import Link
 from hapi.workers.supervisor.transcriber import Transcriber
 
 WINDOW = 64
-GATHER_S = 0.01
+GATHER_S = 0.025  # nobody sees it in the web, and most of what belongs together has come
 RESEND_S = 20.0
 WINDOW_BYTES = 1024 * 1024
 JOURNAL_LIMIT_BYTES = 32 * 1024 * 1024
@@ -31,7 +31,7 @@ class Publisher:
     """Level for the state, edge for the chat. Both survive the death of broker, connector and hub: they are sent again.
 
     What is on record may wait GATHER_S for company, for each batch costs the hub and everybody on the way a good deal;
-    the end of a turn waits for nothing. So a short turn is one batch and one snapshot.
+    the end of a turn waits for nothing, nor does what a person is asked. So a short turn is one batch and one snapshot.
     """
 
     def __init__(
@@ -58,12 +58,15 @@ class Publisher:
             self._pump()
 
     def changed(self, *, soon: bool = False) -> None:
-        """The state changed; the hub gets the newest one, once per turn of the loop. `soon`: it may wait for company."""
+        """The state changed; the hub gets the newest one, once per turn of the loop, and what was said before it.
+
+        `soon`: it may wait for company.
+        """
         fresh, self._snapshot_due = not self._snapshot_due, True
         if soon:
             self._gather()
         elif fresh or self._gathering is not None:
-            self._loop.call_soon(self._send_snapshot)
+            self._loop.call_soon(self._gathered)
 
     def emit(self, event: wire.Event) -> None:
         """Put an event on record and on its way. Raises OSError when the journal cannot be written, or for an event

@@ -19,21 +19,20 @@ logger = logging.getLogger(__name__)
 class Record:
     """Writes state.json, synced. Between the phases of a session that is up nothing hangs on the record: all of them
     are adopted and restarted alike, and that a turn is open is in the journal. Such a move, and the words that are
-    quoted, are written within LATER_S, and a turn that is over by then costs the disk one write at most.
+    quoted, are written within LATER_S, whatever the file then holds: several short turns cost the disk one write.
     """
 
     def __init__(self, directory: SessionDirectory, info: wire.SessionInfo) -> None:
         self._directory = directory
         self._info = info
         self._decisive = b""
-        self._written = b""
         self._later: asyncio.TimerHandle | None = None
 
     def keep(self) -> None:
         """See to it that the record says what is so now. Never raises: a disk that refuses is logged."""
         if self._decisive != _decisive(self._info):
             self._write()
-        elif self._later is None and self._written != msgspec.json.encode(self._info):
+        elif self._later is None:
             self._later = asyncio.get_running_loop().call_later(LATER_S, self._write)
 
     def _write(self) -> None:
@@ -46,7 +45,7 @@ class Record:
         except OSError as error:
             logger.error("cannot write state.json: %s", error)  # noqa: TRY400 - the words say it all
         else:
-            self._decisive, self._written = _decisive(self._info), msgspec.json.encode(self._info)
+            self._decisive = _decisive(self._info)
 
 
 def _decisive(info: wire.SessionInfo) -> bytes:

@@ -1,0 +1,96 @@
+"""When a session's record goes to disk."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from hapi import wire
+from hapi.lifecycle import Phase
+from hapi.store import SessionDirectory
+from hapi.workers.supervisor import record as record_module
+from hapi.workers.supervisor.record import Record
+from tests.support.wait import until_async
+
+
+class Counted(SessionDirectory):
+    """Counts what is written; `full`: the disk refuses."""
+
+    written = 0
+    full = False
+
+    def write_state(self, info):
+        if self.full:
+            raise OSError("the disk is full")
+        super().write_state(info)
+        self.written += 1
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return Counted(tmp_path)
+
+
+@pytest.fixture
+def info():
+    return wire.SessionInfo(
+        session_id="1f0c", namespace="default", agent="demo", directory="/", phase=Phase.IDLE, started_by="runner", started_at=1
+    )  # fmt: skip
+
+
+async def test_what_a_restart_decides_by_is_on_disk_at_once(directory, info):
+    record = Record(directory, info)
+    for change in (
+        {"title": "t"},
+        {"native_id": "n"},
+        {"phase": Phase.STOPPING},
+        {"reason": "x", "phase": Phase.ENDED},
+    ):
+        for name, value in change.items():
+            setattr(info, name, value)
+        record.keep()
+        assert directory.read_state() == info
+
+
+async def test_the_beginning_and_end_of_turns_are_one_write_and_late(directory, info, monkeypatch):
+    monkeypatch.setattr(record_module, "LATER_S", 0.05)
+    record = Record(directory, info)
+    record.keep()
+    for turn in range(20):
+        info.phase, info.last_words = Phase.WORKING, str(turn)
+        record.keep()
+        info.phase = Phase.IDLE
+        record.keep()
+    assert directory.written == 1
+    await until_async(lambda: directory.written == 2, 3, "it is written")
+    assert directory.read_state() == info
+
+
+async def test_a_damaged_record_is_written_anew_with_the_next_news(directory, info, monkeypatch):
+    monkeypatch.setattr(record_module, "LATER_S", 0.01)
+    record = Record(directory, info)
+    record.keep()
+    directory.state.write_bytes(b"")
+    record.keep()
+    await until_async(lambda: directory.written == 2, 3, "it is written")
+    assert directory.read_state() == info
+
+
+async def test_what_the_disk_refused_is_written_with_the_next_news(directory, info):
+    record = Record(directory, info)
+    record.keep()
+    directory.full, info.title = True, "t"
+    record.keep()
+    directory.full = False
+    record.keep()
+    assert directory.read_state().title == "t"
+
+
+async def test_an_option_that_changes_in_place_counts(directory, info):
+    info.config = {"a": "1"}
+    record = Record(directory, info)
+    record.keep()
+    info.config["a"] = "2"
+    record.keep()
+    await asyncio.sleep(0)
+    assert directory.read_state().config == msgspec.structs.asdict(info)["config"] == {"a": "2"}
