@@ -87,8 +87,8 @@ class Stage:
         try:
             self.survivors += self._sweep()
         finally:
-            if not self._keep:
-                shutil.rmtree(self.path, ignore_errors=True)
+            if not self._keep and not _removed(self.path):
+                self.survivors.append(f"directory {self.path}")
             os.environ.clear()
             os.environ.update(self._environment)
 
@@ -151,3 +151,15 @@ class Stage:
                 await asyncio.to_thread(procs.wait_gone, who, 10.0)
         if worker == "broker":
             await self.start_runner()
+
+
+def _removed(path: Path) -> bool:
+    """Remove a directory in which a process that is ending may still write; whether it is gone."""
+    deadline = monotonic() + _LEAVING_S
+    while True:
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return True
+        if monotonic() > deadline:
+            return False
+        select.select([], [], [], _PAUSE_S)

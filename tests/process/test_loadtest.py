@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,22 +141,25 @@ def begin(runner, namespace, *options):
     )
     titled = f"hapi: session [{namespace}]"
     until(lambda: sum(titled in " ".join(words) for _, words in processes(namespace)) >= 4, 40, "its sessions run")
-    return process
+    found = [re.search(r"/tmp/hapi-l-\w+", " ".join(words)) for _, words in processes(namespace)]
+    (place,) = {match.group() for match in found if match}
+    return process, Path(place)
 
 
 def test_one_that_is_interrupted_leaves_nothing(runner):
     namespace = f"cut{os.getpid()}"
-    process = begin(runner, namespace, "-n", "4")
+    process, place = begin(runner, namespace, "-n", "4")
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=40)
     assert (process.returncode, out) == (130, ""), err
     assert "Interrupted; everything was stopped and removed." in err
     assert_gone(namespace)
+    assert not place.exists()
 
 
 def test_a_runner_that_dies_in_the_middle_is_told_and_leaves_nothing(runner):
     namespace = f"dead{os.getpid()}"
-    process = begin(runner, namespace, "-n", "4", "--patience", "1")
+    process, place = begin(runner, namespace, "-n", "4", "--patience", "1")
     (broker,) = (pid for pid, words in processes(namespace) if "broker" in words[0])
     os.kill(broker, signal.SIGKILL)
     out, err = process.communicate(timeout=100)
@@ -163,4 +167,4 @@ def test_a_runner_that_dies_in_the_middle_is_told_and_leaves_nothing(runner):
     assert process.returncode == 1, err
     assert report["wrong"][0].startswith("it was cut short: ")
     assert_gone(namespace)
-    assert not Path(report["home"]).parent.exists()
+    assert not place.exists()
