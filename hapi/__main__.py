@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hapi import __version__
+from hapi import __version__, lean
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +23,12 @@ def main(arguments: list[str] | None = None) -> int:
     if sys.platform == "win32":
         print("Error: hapi needs Linux or macOS; on Windows, use it inside WSL 2.", file=sys.stderr)  # noqa: T201
         return 1
+    lean.import_msgspec()
+    from hapi.cli import outcome, quick
+
+    work = quick.prepared(given)
+    if work is not None:
+        return outcome.exit_of(work, given)
     from hapi.cli.app import run
 
     return run(given)

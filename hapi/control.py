@@ -5,11 +5,13 @@ Synchronous, no asyncio: this is on the path of every command.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -64,22 +66,55 @@ class Control:
             raise _mismatch(f"{type(reply).__name__} in answer to {type(body).__name__}")
         return reply
 
-    def _exchange(self, number: int, body: wire.ControlRequest, budget: float) -> wire.ControlReply:
-        import zmq
+    def each(
+        self, bodies: Sequence[wire.ControlRequest], at_once: int, timeout_s: float
+    ) -> Iterator[tuple[int, wire.ControlReply | HapiError]]:
+        """Ask many things over one connection, `at_once` of them at a time; yields (index, answer) as answers come.
 
-        header = wire.Header(to=wire.BROKER, sender=wire.CLI, request=number)
-        frames = [wire.encode(header), wire.encode(body)]
-        context = zmq.Context(io_threads=1)
-        try:
-            socket = context.socket(zmq.REQ)
-            socket.linger = 0
-            socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
-            socket.connect(self._config.paths.control_endpoint)
-            socket.send_multipart(frames)
+        Every request is yielded exactly once: with its reply, the broker's refusal, HapiError(timeout) after
+        `timeout_s` of its own, or NotRunning when the broker ends first. Raises as `request` before the first.
+        """
+        self._await_socket(min(APPEAR_S, timeout_s))
+        with _connected(self._config.paths.control_endpoint, "DEALER") as socket:
+            asked: dict[int, tuple[int, float]] = {}
+            left = deque(enumerate(bodies))
+            while left or asked:
+                while left and len(asked) < at_once:
+                    index, body = left.popleft()
+                    number = next(self._numbers)
+                    asked[number] = index, monotonic()
+                    socket.send_multipart([b"", *_frames(number, body)])
+                for number, answer in self._answers(socket, asked, timeout_s):
+                    yield asked.pop(number)[0], answer
+
+    def _answers(
+        self, socket: zmq.Socket[bytes], asked: Mapping[int, tuple[int, float]], timeout_s: float
+    ) -> Iterator[tuple[int, wire.ControlReply | HapiError]]:
+        """The next answers to what was `asked` (number → index, when), at least within `_TICK_MS`; none is one as well."""
+        now = monotonic()
+        if self._waiting:
+            self._waiting(now - min(at for _, at in asked.values()))
+        if socket.poll(_TICK_MS):
+            _, *frames = socket.recv_multipart()
+            number, reply = _numbered(frames)
+            if number in asked:  # else: one that was given up
+                yield number, reply.error() if isinstance(reply, wire.Failure) else reply
+            return
+        ended = not files.is_locked(self._config.paths.lock)
+        for number, (_, at) in list(asked.items()):
+            if ended:
+                yield number, NotRunning("The runner ended before it answered.")
+            elif monotonic() - at >= timeout_s:
+                yield number, HapiError(ErrorCode.TIMEOUT, f"The runner has not answered within {timeout_s:g} s.")
+
+    def _exchange(self, number: int, body: wire.ControlRequest, budget: float) -> wire.ControlReply:
+        with _connected(self._config.paths.control_endpoint, "REQ") as socket:
+            socket.send_multipart(_frames(number, body))
             self._await(socket, budget)
-            return _decode(number, socket.recv_multipart())
-        finally:
-            context.destroy(linger=0)
+            answered, reply = _numbered(socket.recv_multipart())
+        if answered != number:
+            raise _mismatch("an answer to another request")
+        return reply
 
     def _await_socket(self, patience_s: float) -> None:
         """Return when a broker holds the lock and has its socket in place. Raises NotRunning."""
@@ -128,14 +163,35 @@ def socket_path(paths: Paths) -> Path:
     return Path(paths.control_endpoint.removeprefix("ipc://"))
 
 
-def _decode(number: int, frames: list[bytes]) -> wire.ControlReply:
+@contextlib.contextmanager
+def _connected(endpoint: str, kind: Literal["REQ", "DEALER"]) -> Iterator[zmq.Socket[bytes]]:
+    """A socket on its way to the broker, and its end."""
+    import zmq
+
+    context = zmq.Context(io_threads=1)
+    try:
+        socket: zmq.Socket[bytes] = context.socket(getattr(zmq, kind))
+        socket.linger = 0
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_FRAME_BYTES)
+        socket.connect(endpoint)
+        yield socket
+    finally:
+        context.destroy(linger=0)
+
+
+def _frames(number: int, body: wire.ControlRequest) -> list[bytes]:
+    return [wire.encode(wire.Header(to=wire.BROKER, sender=wire.CLI, request=number)), wire.encode(body)]
+
+
+def _numbered(frames: list[bytes]) -> tuple[int, wire.ControlReply]:
+    """The number of the request that is answered, and the answer. Raises HapiError(protocol_mismatch)."""
     if len(frames) != 2:
         raise _mismatch(f"a message of {len(frames)} frames")
     header = wire.decode_header(frames[0])
-    if not header.reply or header.request != number:
-        raise _mismatch("an answer to another request")
+    if not header.reply:
+        raise _mismatch("a message that answers nothing")
     try:
-        return wire.decode(wire.FOR_CLI, frames[1])
+        return header.request, wire.decode(wire.FOR_CLI, frames[1])
     except HapiError as error:
         raise _mismatch(error.message) from None
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import msgspec
 
-from hapi import __version__, files, procs, wire
+from hapi import __version__, files, lastreport, procs, wire
 from hapi.breaker import Breaker, Handoff
 from hapi.clock import monotonic, now_ms
 from hapi.command import command as broker_command
@@ -18,7 +18,7 @@ from hapi.config import Config
 from hapi.control import Control, Stopped, Waiting, lock_holder, stop
 from hapi.detached import environment, run_broker
 from hapi.errors import ErrorCode, HapiError, NotRunning
-from hapi.handoff import SOURCE, Build, Cause, Choice, Ours, choose, older, restart_source
+from hapi.handoff import SOURCE, Build, Cause, Choice, Ours, choose, restart_source
 from hapi.installed import PACKAGE, Installed
 from hapi.paths import Paths
 
@@ -43,16 +43,6 @@ class Started(msgspec.Struct, kw_only=True):
     kept: str | None = None
 
 
-class _LastReport(msgspec.Struct, rename="camel"):
-    """What counts here of `runner.state.json`: a report, believed only where nobody answers."""
-
-    pid: int = 0
-    status: str = "stopped"
-    supervised: bool = False
-    workspace_roots: list[str] = []
-    started_with_cli_version: str = ""
-
-
 def start(config: Config, roots: Sequence[str] = (), waiting: Waiting | None = None) -> Started:
     """Have a runner of this version: start one, or find it running, or replace one of another version.
 
@@ -75,16 +65,6 @@ def ensure_running(config: Config, waiting: Waiting | None = None) -> Started:
     if status is None:
         return _launch(config, recorded_roots(config.paths))
     return _renew(config, status, "command", (), waiting)
-
-
-def is_current(config: Config) -> bool:
-    """Whether a runner holds the lock and its report does not say that it is older than this code. Asks nobody."""
-    try:
-        held = files.is_locked(config.paths.lock)
-    except OSError:
-        return False
-    version = _last_report(config.paths).started_with_cli_version
-    return held and not (version and older(version, __version__))
 
 
 def restart(config: Config, roots: Sequence[str] = (), waiting: Waiting | None = None) -> tuple[Stopped, Started]:
@@ -246,7 +226,7 @@ def _restarted_by_manager(config: Config, status: wire.Status, by: Cause, waitin
 
 def _refuse_supervised(config: Config, status: wire.Status | None) -> None:
     """Raise HapiError(already_running) for a runner that a service manager owns; None stands for a silent one."""
-    last = _last_report(config.paths)
+    last = lastreport.read(config.paths)
     if status is None:
         holder = lock_holder(config.paths)
         supervised, pid = last.supervised and holder is not None and holder.pid == last.pid, last.pid
@@ -294,17 +274,10 @@ def _launch(config: Config, roots: Sequence[str]) -> Started:
 
 def recorded_roots(paths: Paths) -> list[str]:
     """The workspace roots that the last runner wrote down, for when it cannot be asked."""
-    return _last_report(paths).workspace_roots
+    return lastreport.read(paths).workspace_roots
 
 
 def comes_back(paths: Paths) -> bool:
     """Whether the runner that ran last did so under a service manager, and was not stopped in good order."""
-    last = _last_report(paths)
+    last = lastreport.read(paths)
     return last.supervised and last.status != "stopped"
-
-
-def _last_report(paths: Paths) -> _LastReport:
-    try:
-        return msgspec.json.decode(files.read_file(paths.state), type=_LastReport)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return _LastReport()

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
 import hapi
-from hapi import config, log, remains
-from hapi.broker import check, report
-from hapi.broker.app import App, Start, title
-from hapi.broker.effects import Ending
-from hapi.broker.nursery import raise_descriptor_limit
+from hapi import config, remains
+from hapi.broker.nursery import Headstart, raise_descriptor_limit
 from hapi.command import command, parse
 from hapi.errors import ErrorCode, HapiError, exit_status
 from hapi.files import FileLock
-from hapi.installed import Installed
+
+if TYPE_CHECKING:  # loaded when the nursery is on its way: the two then load at the same time
+    from hapi.broker.app import App, Start
 
 EXIT_RESTART = 75  # sysexits' EX_TEMPFAIL: not a success, so that `Restart=on-failure` acts
 
@@ -28,6 +28,7 @@ class _Starter:
     """Whoever waits for the start: one JSON line on the ready descriptor, or words on stderr."""
 
     def __init__(self, fd: int | None) -> None:
+        self.warnings: list[str | None] = []
         self._fd = fd
 
     def tell(self, message: dict[str, object]) -> None:
@@ -54,21 +55,30 @@ def main() -> int:
     """
     options = parse()
     if options.check:
+        from hapi.broker import check
+
         return check.check(options.namespace)
-    fingerprint = Installed().look().digest
-    start = Start(workspace_roots=options.workspace_root, umask=os.umask(0o077), fingerprint=fingerprint)
+    umask = os.umask(0o077)
     remains.clear_stamp()
     starter = _Starter(options.ready_fd)
     try:
         settings = config.load(options.namespace)
         settings.paths.make_private()
         lock = _lock(settings, options.lock_fd)
+        starter.warnings.append(raise_descriptor_limit())  # before the nursery, whose children inherit it
+        headstart: Headstart | None = Headstart.begin(options.namespace, settings.paths.log("nursery"))
     except (HapiError, OSError) as error:
         return starter.tell_error(_as_failure(error))
+    from hapi.broker.app import Start
+    from hapi.broker.effects import Ending
+    from hapi.installed import Installed
+
+    start = Start(workspace_roots=options.workspace_root, umask=umask, fingerprint=Installed().look().digest)
     try:
         ending = Ending.REPLACE
         while ending is Ending.REPLACE:
-            app = _begin(settings, lock, start, starter)
+            app = _begin(settings, lock, start, starter, headstart)
+            headstart = None
             if isinstance(app, int):
                 return app
             ending = app.run()
@@ -84,16 +94,24 @@ def main() -> int:
     return EXIT_RESTART if ending is Ending.RESTART and settings.supervised else 0
 
 
-def _begin(settings: config.Config, lock: FileLock, start: Start, starter: _Starter) -> App | int:
+def _begin(
+    settings: config.Config, lock: FileLock, start: Start, starter: _Starter, headstart: Headstart | None
+) -> App | int:
     """A broker that is ready to run, or the exit status of one that cannot start. Whoever waits has been told."""
+    from hapi import log
+    from hapi.broker import report
+    from hapi.broker.app import App, title
+
     paths = settings.paths
     try:
         log.set_up(paths.log("runner"))
         title(settings.namespace)
-        warnings = [raise_descriptor_limit(), report.set_aside_if_damaged(paths.state)]
-        app = App(settings, lock, start)
-        app.warnings += filter(None, warnings)
+        damaged = report.set_aside_if_damaged(paths.state)
+        app = App(settings, lock, start, headstart)
+        app.warnings += filter(None, [*starter.warnings, damaged])
     except (HapiError, OSError) as error:
+        if headstart is not None:
+            headstart.nursery.abandon()
         return starter.tell_error(_as_failure(error))
     logger.info("hapi %s started for namespace %s", hapi.__version__, settings.namespace)
     starter.tell({"pid": os.getpid(), "endpoint": paths.control_endpoint, "log": str(paths.log("runner"))})

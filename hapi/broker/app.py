@@ -31,6 +31,7 @@ from hapi.broker.effects import (
     Send,
     WriteReport,
 )
+from hapi.broker.nursery import Headstart
 from hapi.broker.peers import may_route
 from hapi.broker.reattach import scan, troubles
 from hapi.broker.requests import OS_SIGNAL
@@ -48,6 +49,7 @@ from hapi.store import SessionDirectory
 BATCH = 256
 _LAST_WORDS_MS = 20
 LONGEST_POLL_S = 5.0
+STARTS_PER_CORE = 8  # enough to keep it busy; a slow agent of a second each is ready in time nevertheless
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 class App:
     """One broker. `run` serves until it is told to stop, and says what comes next."""
 
-    def __init__(self, config: Config, lock: FileLock, start: Start) -> None:
-        """`lock` is held, and kept."""
+    def __init__(self, config: Config, lock: FileLock, start: Start, headstart: Headstart | None = None) -> None:
+        """`lock` is held, and kept. `headstart`: a nursery that is on its way."""
         self.config = config
         self._lock = lock
         self.paths = config.paths
@@ -81,6 +83,7 @@ class App:
             fingerprint=start.fingerprint,
             handoff_disabled=config.handoff_disabled,
             handoff_window_s=config.handoff_window_ms / 1000,
+            starts_at_once=STARTS_PER_CORE * (os.cpu_count() or 1),
         )
         self.core = Core(settings)
         self.transport = Transport(self.paths.control_endpoint, self.paths.bus_endpoint, self.core.counters)
@@ -88,6 +91,8 @@ class App:
         self.workforce = Workforce(
             self.core, self.paths, self._poller, self._carry_out, lambda: self._write_report("running")
         )
+        if headstart is not None:
+            self.workforce.start_with(headstart)
         self._signals = Signals()
         self._takeover = Takeover(config, self.core)
         self._ending: Ending | None = None

@@ -25,7 +25,9 @@ from hapi.lifecycle import EndReason, Phase
 
 
 class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the core must know of the configuration. `instance` names this broker process for its peers."""
+    """What the core must know of the configuration. `instance` names this broker process for its peers;
+    `starts_at_once` bounds the sessions that are between their fork and being ready.
+    """
 
     instance: str
     version: str
@@ -37,6 +39,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     handoff_disabled: bool = False
     handoff_window_s: float = 300.0
+    starts_at_once: int = 16
 
 
 class Books:
@@ -46,7 +49,7 @@ class Books:
         self.settings = settings
         self.peers = Peers()
         self.sessions = Sessions()
-        self.spawns = Spawns(settings.ready_timeout_s)
+        self.spawns = Spawns(settings.ready_timeout_s, settings.starts_at_once)
         self.stops = Stops()
         self.counters: Counter[str] = Counter()
         self.adoption = Adoption()

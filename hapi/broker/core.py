@@ -58,13 +58,13 @@ class Core(Requests):
             self.losses.find(info, EndReason.SUPERVISOR_LOST if record.facts.same_boot else EndReason.MACHINE_REBOOTED)
         return []
 
-    def _restart_some(self, now: float) -> list[Effect]:
-        """Start again what went down with the machine, a few at a time."""
-        effects: list[Effect] = []
-        while not self.stopping and (order := self.restarts.take(self.spawns.pending)) is not None:
+    def _start_some(self, now: float) -> list[Effect]:
+        """Start whose turn it is, and again what went down with the machine: a few at a time."""
+        if self.stopping:
+            return []
+        while (order := self.restarts.take(self.spawns.pending)) is not None:
             self.spawns.begin(order, None, now)
-            effects.append(ForkSession(order.session_id))
-        return effects
+        return [*map(ForkSession, self.spawns.admit(now))]
 
     def hello(self, identity: bytes, body: wire.Hello, now: float) -> list[Effect]:
         """A worker introduces itself."""
@@ -176,6 +176,7 @@ class Core(Requests):
         A supervisor that said hello has its order and goes on: its spawn is still waited for.
         """
         waiting = [key for key in self.spawns.pending if self.peers.named(wire.session_peer(key)) is None]
+        waiting = [key for key in waiting if not self.spawns.in_line(key)]
         live = self.sessions.live
         waiting = [key for key in waiting if key not in live or live[key].supervisor is None]
         failed = wire.Failure(
@@ -326,8 +327,7 @@ class Core(Requests):
             if ready is not None and ready.phase in READY:
                 effects += self.spawns.settle(session_id, wire.Spawned(ready, existing=True))
                 continue
-            late = wire.Failure(ErrorCode.AGENT_TIMEOUT.value, "The session did not become ready in time.")
-            effects += self.never_started(session_id, late)
+            effects += self.never_started(session_id, self.spawns.too_late(session_id))
             effects += self._tell(wire.session_peer(session_id), wire.Refused("it came too late"))
         for session_id in self.stops.overdue(now):
             effects += self._stop_overdue(session_id)
@@ -336,7 +336,7 @@ class Core(Requests):
         for session_id in self.adoption.end_grace(now):
             effects += [*self._take_up(session_id), *self._settle_waits(session_id)]
         effects += map(CloseRecord, self.losses.due(now))
-        effects += self._restart_some(now)
+        effects += self._start_some(now)
         if self._stop_deadline is not None and now >= self._stop_deadline:
             effects += self._quit()
         return [*effects, *self.upgrade.due(now, busy=self._busy())]
@@ -374,6 +374,7 @@ class Core(Requests):
             self.losses.deadline(),
             self.upgrade.deadline(),
             self.waits.deadline(),
+            None if self.stopping else self.spawns.turn(),
         )
         if not self.stopping and self.restarts.due(self.spawns.pending):
             return 0.0

@@ -6,10 +6,12 @@ session is to do, its supervisor asks the broker itself.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -70,9 +72,29 @@ class Nursery:
             self._process.kill()
             self._process.wait(timeout_s)
 
+    def abandon(self) -> None:
+        """End it at once, so that it forks nothing more. May be called before `close` and `wait`."""
+        self.close()
+        self._process.kill()
+        self._process.wait()
+
     def reap(self) -> int | None:
         """The exit code once it has ended, None before; keeps no zombie."""
         return self._process.poll()
+
+
+class Headstart(NamedTuple):
+    """A nursery that loads its modules while the broker still loads its own, and both ends of the workers' lifeline."""
+
+    nursery: Nursery
+    lifeline_read: int
+    lifeline: int
+
+    @classmethod
+    def begin(cls, namespace: str, log: Path) -> Headstart:
+        """Start it. It ends when this process does. Raises OSError."""
+        lifeline_read, lifeline = os.pipe()
+        return cls(Nursery(namespace, lifeline_read, log), lifeline_read, lifeline)
 
 
 def raise_descriptor_limit() -> str | None:

@@ -92,7 +92,7 @@ class Requests(Books):
             order = msgspec.structs.replace(order, existing=True)
         if not self.spawns.begin(order, to, now, joined=live is not None):
             return []
-        return [*map(CloseRecord, self.losses.settle(order.session_id)), ForkSession(order.session_id)]
+        return [*map(CloseRecord, self.losses.settle(order.session_id)), *map(ForkSession, self.spawns.admit(now))]
 
     def _is_ending(self, info: wire.SessionInfo) -> bool:
         """Whether what is left of the session is on its way out, so that it can be continued soon."""
@@ -161,7 +161,7 @@ class Requests(Books):
         peer = self.peers.named(wire.session_peer(session_id))
         if peer is None:  # its supervisor is turned away when it says hello
             self.spawns.pending[session_id].stopped = _stop_reason(body)
-            return []
+            return self._stopped_while_starting(session_id) if self.spawns.in_line(session_id) else []
         return (
             [Send(peer.identity, peer.name, wire.StopSession(session_id, body.by, body.why, body.handoff))]
             if begun

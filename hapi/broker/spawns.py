@@ -1,10 +1,14 @@
 """Spawns and stops that somebody waits for, with their deadlines. Pure.
 
 A spawn is idempotent by its session id: whoever asks again joins those who wait. A stop that arrives while the session
-is still starting wins over the start.
+is still starting wins over the start. No more start at the same time than the machine has time for: hundreds at once
+would all be too late, the same hundreds one after another are not. The others wait in line.
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
 
 import msgspec
 
@@ -15,6 +19,8 @@ from hapi.lifecycle import EndReason
 
 MAX_PENDING = 512
 STOP_DEADLINE_S = 15.0
+SLOW_S = 5.0  # one that takes longer waits for something else than the processor, and holds nobody up
+LINE_S = 60.0  # at most in line before its start begins
 _FORK_MARGIN_S = 5.0
 
 
@@ -39,14 +45,17 @@ class PendingStop(msgspec.Struct):
 
 
 class Spawns:
-    """Spawns under way, by session id."""
+    """Spawns under way, by session id; `at_once` of them are started, the others wait in line."""
 
-    def __init__(self, ready_timeout_s: float) -> None:
+    def __init__(self, ready_timeout_s: float, at_once: int) -> None:
         self.pending: dict[str, PendingSpawn] = {}
         self._timeout_s = ready_timeout_s + _FORK_MARGIN_S
+        self._at_once = at_once
+        self._line: deque[str] = deque()
+        self._starting: dict[str, float] = {}
 
     def begin(self, order: wire.Spawn, waiter: ReplyTo | None, now: float, *, joined: bool = False) -> bool:
-        """Wait for that session; True when it has to be forked, False when it is under way already, or `joined`.
+        """Wait for that session; True when it gets in line to be started, False when it is under way already, or `joined`.
 
         `waiter` is None when nobody waits: the runner restarts it. Raises HapiError(at_capacity) when too many spawns
         are under way.
@@ -58,8 +67,41 @@ class Spawns:
             return False
         if len(self.pending) >= MAX_PENDING:
             raise HapiError(ErrorCode.AT_CAPACITY, f"{MAX_PENDING} sessions are starting at the moment.", "Try again.")
-        self.pending[order.session_id] = PendingSpawn(order, waiters, now + self._timeout_s, joined=joined)
+        patience = self._timeout_s if joined else LINE_S
+        self.pending[order.session_id] = PendingSpawn(order, waiters, now + patience, joined=joined)
+        if not joined:
+            self._line.append(order.session_id)
         return not joined
+
+    def admit(self, now: float) -> Iterator[str]:
+        """Those whose turn it is to be forked, in the order in which they came; their time to get ready begins."""
+        began = self._starting.items()
+        self._starting = {key: at for key, at in began if key in self.pending and now < at + SLOW_S}
+        while self._line and len(self._starting) < self._at_once:
+            session_id = self._line.popleft()
+            spawn = self.pending.get(session_id)
+            if spawn is not None:
+                spawn.deadline = now + self._timeout_s
+                self._starting[session_id] = now
+                yield session_id
+
+    def in_line(self, session_id: str) -> bool:
+        """Whether its start has yet to begin."""
+        return session_id in self._line and session_id in self.pending
+
+    def too_late(self, session_id: str) -> wire.Failure:
+        """What whoever waits for an overdue session is told."""
+        if self.in_line(session_id):
+            words = f"{len(self._line)} sessions wait to be started; this one has for {LINE_S:g} s."
+            return wire.Failure(ErrorCode.AT_CAPACITY.value, words, "Try again when there is less to do.")
+        return wire.Failure(ErrorCode.AGENT_TIMEOUT.value, "The session did not become ready in time.")
+
+    def turn(self) -> float | None:
+        """When `admit` has somebody; None while nobody is in line."""
+        if not self._line:
+            return None
+        began = [at for key, at in self._starting.items() if key in self.pending]
+        return 0.0 if len(began) < self._at_once else min(began) + SLOW_S
 
     def settle(self, session_id: str, body: wire.Spawned | wire.Failure) -> list[Answer]:
         """The session is ready, or never will be: the answers to all who wait for it. Only the first one started it."""

@@ -14,7 +14,7 @@ from hapi.broker.core import Core
 from hapi.broker.effects import (
     Effect,
 )
-from hapi.broker.nursery import Nursery
+from hapi.broker.nursery import Headstart, Nursery
 from hapi.broker.processes import WorkerLife
 from hapi.crashpoints import crash_point
 from hapi.errors import ErrorCode
@@ -46,9 +46,16 @@ class Workforce:
         self._poller = poller
         self._carry_out = carry_out
         self._changed = changed
+        self._early: Nursery | None = None
         self._lifeline_read, self._lifeline = os.pipe()
         self._forks_waiting: list[str] = []
         self._forking = 0
+
+    def start_with(self, headstart: Headstart) -> None:
+        """The first nursery is on its way already. Before anything else."""
+        os.close(self._lifeline_read)
+        os.close(self._lifeline)
+        self._early, self._lifeline_read, self._lifeline = headstart
 
     def fork_session(self, session_id: str) -> None:
         """Order a fork; no more are under way than the nursery's pipe holds, so that an order cannot block."""
@@ -80,7 +87,8 @@ class Workforce:
                 worker.ordered()
 
     def _start_nursery(self) -> None:
-        nursery = Nursery(self._paths.namespace, self._lifeline_read, self._paths.log("nursery"))
+        nursery = self._early or Nursery(self._paths.namespace, self._lifeline_read, self._paths.log("nursery"))
+        self._early = None
         self._nursery = nursery
         self._poller.register(nursery.pipe.fileno(), zmq.POLLIN)
         self.workers["nursery"].started(nursery.pid)
@@ -187,6 +195,9 @@ class Workforce:
 
     def end(self) -> None:
         """End the workers: the broken lifeline tells them; whoever is left after a second is killed."""
+        nursery = self._nursery or self._early
+        if nursery is not None and not all(self.workers[name].pid for name in ("hub", "reaper")):
+            nursery.abandon()  # it may be loading yet, and would fork them in the end
         os.close(self._lifeline)
         os.close(self._lifeline_read)
         ending = zmq.Poller()
@@ -205,6 +216,6 @@ class Workforce:
                 procs.send_signal(process, signal.SIGKILL)
         for fd in self._watched:
             os.close(fd)
-        if self._nursery is not None:  # last: it reaps the others
-            self._nursery.close()
-            self._nursery.wait(1.0)
+        if nursery is not None:  # last: it reaps the others
+            nursery.close()
+            nursery.wait(1.0)

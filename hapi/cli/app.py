@@ -1,9 +1,7 @@
-"""The command tree, and the one place where an exception becomes an exit status."""
+"""The command tree: words to commands. What they raise becomes an exit status in `outcome`."""
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +18,7 @@ from hapi.cli import (
     runner,
     send,
     service,
-    sessions,
+    session_commands,
     spawn,
     terminals,
     top,
@@ -28,10 +26,11 @@ from hapi.cli import (
     wait,
     worktree,
 )
-from hapi.cli.common import examples, state
-from hapi.errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EXIT_USER, ErrorCode, HapiError, exit_status
+from hapi.cli.common import examples
+from hapi.cli.outcome import exit_of, wants_json
+from hapi.cli.scope import state
+from hapi.errors import EXIT_USAGE, EXIT_USER, ErrorCode, HapiError
 
-INTERRUPTED = 130
 _HUB = "hub"  # a command whose words are another program's, like those of each agent
 
 app = typer.Typer(
@@ -73,7 +72,7 @@ def root(
 
 app.add_typer(runner.app, name="runner")
 spawn.register(runner.app)
-sessions.register(runner.app)
+session_commands.register(runner.app)
 service.register(runner.app)
 app.add_typer(auth.app, name="auth")
 app.add_typer(doctor.app, name="doctor")
@@ -91,25 +90,20 @@ resume.register(app)
 
 def run(arguments: list[str]) -> int:
     """Run the command line `arguments` and return its exit status. Every failure has been told when it returns."""
+    return exit_of(lambda: _parse_and_run(arguments), arguments)
+
+
+def _parse_and_run(arguments: list[str]) -> object:
     state.namespace = None
-    as_json = wants_json(arguments)
     try:
-        status = app(args=hoist_namespace(arguments), prog_name="hapi", standalone_mode=False)
-        sys.stdout.flush()
-    except HapiError as error:
-        output.show_error(error, as_json=as_json)
-        return exit_status(error.code)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        return app(args=hoist_namespace(arguments), prog_name="hapi", standalone_mode=False)
     except typer.Abort:
         output.note("Aborted.")
         return EXIT_USER
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter's last flush must find something
-        return EXIT_USER
-    except Exception as error:  # noqa: BLE001 - the last resort: people get a line, not a traceback
-        return _last_resort(error, arguments, as_json=as_json)
-    return status if isinstance(status, int) else EXIT_OK
+    except Exception as error:
+        if getattr(error, "exit_code", None) != EXIT_USAGE or not hasattr(error, "format_message"):
+            raise
+        return _usage_error(error, as_json=wants_json(arguments))
 
 
 def hoist_namespace(arguments: list[str]) -> list[str]:
@@ -140,25 +134,6 @@ def _hands_on(word: str) -> bool:
     return word == _HUB or not (word.startswith("-") or word in names)
 
 
-def wants_json(arguments: list[str]) -> bool:
-    """Whether the caller asked for JSON, so that errors are JSON as well."""
-    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return "--json" in own
-
-
-def _last_resort(error: Exception, arguments: list[str], *, as_json: bool) -> int:
-    if _is_usage(error):
-        return _usage_error(error, as_json=as_json)
-    if isinstance(error, UnicodeEncodeError) and any("\udc80" <= one <= "\udcff" for one in "".join(arguments)):
-        output.show_error(HapiError(ErrorCode.USAGE, "A word of this command is not UTF-8."), as_json=as_json)
-        return EXIT_USAGE
-    return _our_fault(error, as_json=as_json)
-
-
-def _is_usage(error: Exception) -> bool:
-    return getattr(error, "exit_code", None) == EXIT_USAGE and hasattr(error, "format_message")
-
-
 def _usage_error(error: Any, *, as_json: bool) -> int:
     """Wrong words on the command line: typer's own text, which names the command's --help."""
     if as_json:
@@ -166,14 +141,3 @@ def _usage_error(error: Any, *, as_json: bool) -> int:
     else:
         error.show()
     return EXIT_USAGE
-
-
-def _our_fault(error: Exception, *, as_json: bool) -> int:
-    import traceback
-
-    if os.environ.get("HAPI_DEBUG"):
-        traceback.print_exception(error)
-    summary = traceback.format_exception_only(error)[-1].strip()
-    hint = "This is a bug in hapi. HAPI_DEBUG=1 shows where it happened; please report it."
-    output.show_error(HapiError(ErrorCode.INTERNAL, f"Something broke: {summary}", hint), as_json=as_json)
-    return EXIT_INTERNAL

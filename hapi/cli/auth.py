@@ -11,7 +11,8 @@ import typer
 
 from hapi import config, settings
 from hapi.cli import hubcheck, output
-from hapi.cli.common import Json, examples, load, state
+from hapi.cli.common import Json, examples
+from hapi.cli.scope import load, state
 from hapi.errors import EXIT_USER, ErrorCode, HapiError
 from hapi.ids import DEFAULT_NAMESPACE, split_token
 

@@ -1,17 +1,10 @@
-"""What the commands share: the configuration in force, help texts, the `--json` option."""
+"""What the commands' declarations share: options, and help texts."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from hapi import config
-from hapi.errors import ErrorCode, HapiError
-from hapi.paths import all_namespaces
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document (docs/cli.md) instead of text.")]
 AllNamespaces = Annotated[bool, typer.Option("--all", help="Every namespace of this HAPI_HOME.")]
@@ -24,44 +17,6 @@ WorkspaceRoots = Annotated[
         help="The hub may browse and start sessions only below these directories; repeatable. Default: anywhere.",
     ),
 ]
-
-
-class State:
-    """What the global options said. Set once per command, before anything runs."""
-
-    def __init__(self) -> None:
-        self.namespace: str | None = None
-
-
-state = State()
-
-
-def load() -> config.Config:
-    """The configuration of the chosen namespace. Raises HapiError(bad_configuration)."""
-    return config.load(state.namespace)
-
-
-def load_all() -> Iterator[tuple[str, config.Config | HapiError]]:
-    """Every namespace of this home, with its configuration or what is wrong with it."""
-    for name in all_namespaces(config.home_directory()):
-        try:
-            yield name, config.load(name)
-        except HapiError as error:
-            yield name, error
-
-
-def absolute_roots(given: list[str] | None) -> list[str]:
-    """The workspace roots as absolute paths. Raises HapiError(bad_directory) for one that is no directory."""
-    roots = []
-    for text in given or []:
-        path = Path(text).expanduser()
-        if not path.is_dir():
-            what = "is not a directory" if path.exists() else "does not exist"
-            raise HapiError(
-                ErrorCode.BAD_DIRECTORY, f"The workspace root {text} {what}.", f"Create it: mkdir -p {text}"
-            )
-        roots.append(os.path.abspath(path))
-    return roots
 
 
 def examples(*lines: str) -> str:

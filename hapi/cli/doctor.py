@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from hapi.cli import output
-from hapi.cli.common import Json, examples, load, state
+from hapi.cli.common import Json, examples
+from hapi.cli.scope import load, state
 from hapi.errors import EXIT_USER, ErrorCode, HapiError
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)

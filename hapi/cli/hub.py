@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import typer
 
 from hapi.cli import hubcheck, output
-from hapi.cli.common import examples, load
+from hapi.cli.common import examples
+from hapi.cli.scope import load
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError
 from hapi.ids import split_token

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hapi.cli import output
-from hapi.cli.common import Json, examples, load, state
+from hapi.cli.common import Json, examples
+from hapi.cli.scope import load, state
 from hapi.clock import monotonic
 from hapi.errors import EXIT_USER, ErrorCode, HapiError
 

@@ -130,6 +130,10 @@ class Progress:
         self._what = what
         self._shown = False
 
+    def now(self, what: str) -> None:
+        """From now on this is what is waited for."""
+        self._what = what
+
     def __call__(self, seconds: float) -> None:
         """To be called while waiting, with the seconds passed."""
         if seconds >= 1 and is_terminal(sys.stderr):

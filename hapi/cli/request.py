@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from hapi import __version__, launch, wire
+from hapi import __version__, lastreport, wire
 from hapi.cli import output
 from hapi.config import Config
 from hapi.control import Control, Waiting
 from hapi.errors import ErrorCode, HapiError
+
+if TYPE_CHECKING:
+    from hapi.launch import Started
 
 _REPEATABLE = (wire.Spawn, wire.StopSession, wire.ListSessions)  # twice is as good as once, for any supervisor
 _READY_MARGIN_S = 10.0  # so that the broker is the one to say that an agent is late
@@ -27,7 +30,7 @@ def carry_out(
     The runner's report tells whether it can be asked straight away; a report that is wrong costs nothing but the
     chance to replace it. Raises HapiError as `launch.ensure_running` and `Control.ask` do.
     """
-    if not launch.is_current(config):
+    if not lastreport.is_current(config):
         have_runner(config, waiting)
     control = Control(config, waiting)
     try:
@@ -45,8 +48,10 @@ def spawned(config: Config, order: wire.Spawn, progress: output.Progress) -> wir
     return carry_out(config, order, wire.Spawned, progress, config.ready_timeout_ms / 1000 + _READY_MARGIN_S)
 
 
-def have_runner(config: Config, waiting: Waiting) -> launch.Started:
+def have_runner(config: Config, waiting: Waiting) -> Started:
     """A runner that answers; says on stderr when one of another version was replaced for it."""
+    from hapi import launch  # late: nearly always the runner is there
+
     started = launch.ensure_running(config, waiting)
     if started.replaced:
         output.note(f"Replaced the runner of version {started.replaced} by {__version__}; its sessions live on.")

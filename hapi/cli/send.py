@@ -10,9 +10,10 @@ import typer
 
 from hapi import wire
 from hapi.cli import answers, output
-from hapi.cli.common import Json, examples, load
+from hapi.cli.common import Json, examples
 from hapi.cli.request import carry_out
-from hapi.cli.sessions import SessionTarget
+from hapi.cli.scope import load
+from hapi.cli.session_commands import SessionTarget
 from hapi.cli.wait import EXIT_TIMEOUT, Timeout
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError

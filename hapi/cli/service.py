@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hapi.cli import output
-from hapi.cli.common import Json, WorkspaceRoots, absolute_roots, examples, load
+from hapi.cli.common import Json, WorkspaceRoots, examples
+from hapi.cli.scope import absolute_roots, load
 
 if TYPE_CHECKING:
     from hapi.managers import Manager

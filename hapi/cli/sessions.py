@@ -1,42 +1,24 @@
-"""`hapi runner list | stop-session`: the sessions. Starting one is in `spawn`."""
+"""`hapi runner list | stop-session`: what they do. Declared in `session_commands`; needs no command line parser."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from hapi import procs, wire
 from hapi.cli import output
-from hapi.cli.common import AllNamespaces, Json, examples, load, load_all
 from hapi.cli.request import carry_out
+from hapi.cli.scope import load, load_all
 from hapi.clock import iso, now_ms
 from hapi.config import Config
 from hapi.control import has_socket
-from hapi.errors import EXIT_USER, HapiError, NotRunning
+from hapi.errors import EXIT_OK, EXIT_USER, HapiError, NotRunning
 from hapi.lifecycle import Phase
 
 STOP_TIMEOUT_S = 30.0
 
-SessionTarget = Annotated[str, typer.Argument(metavar="ID", help="A session id, a unique prefix of one, or PID-n.")]
 
-
-def register(app: typer.Typer) -> None:
-    """Add the session commands to `hapi runner`."""
-    app.command(
-        "list", epilog=examples("hapi runner list", "hapi runner list --ended --json", "hapi runner list --all")
-    )(show_list)
-    app.command(
-        "stop-session", epilog=examples("hapi runner stop-session 1f0c22ab", "hapi runner stop-session PID-4711")
-    )(stop_session)
-
-
-def show_list(
-    every: AllNamespaces = False,  # noqa: FBT002
-    ended: Annotated[bool, typer.Option("--ended", help="Ended sessions as well.")] = False,  # noqa: FBT002
-    as_json: Json = False,  # noqa: FBT002
-) -> None:
-    """List the sessions: id, agent, directory, phase, who started them, age, memory. Exit status 3 without a runner."""
+def show_list(*, every: bool, ended: bool, as_json: bool) -> None:
+    """Print the sessions. Raises NotRunning without a runner, HapiError as `carry_out`."""
     found = _of_all_namespaces(ended=ended) if every else _sessions(load(), ended=ended)
     if as_json:
         output.say_json([to_json(info) for info in found])
@@ -46,8 +28,8 @@ def show_list(
         output.say("No active sessions" if not ended else "No sessions")
 
 
-def stop_session(target: SessionTarget, as_json: Json = False) -> None:  # noqa: FBT002
-    """End a session and everything it started. Prints stopped, already_gone or still_alive (exit status 1)."""
+def stop_session(target: str, *, as_json: bool) -> int:
+    """End a session and print how that went; the exit status. Raises HapiError as `carry_out`."""
     config = load()
     with output.Progress("Stopping the session …") as progress:
         reply = carry_out(config, wire.StopSession(target), wire.SessionStopped, progress, STOP_TIMEOUT_S)
@@ -56,10 +38,11 @@ def stop_session(target: SessionTarget, as_json: Json = False) -> None:  # noqa:
         output.say_json(answer | ({"survivors": reply.survivors} if reply.survivors else {}))
     else:
         output.say(reply.status + (f" ({reply.rung})" if reply.rung else ""))
-    if reply.status == "still_alive":
-        if not as_json and reply.survivors:
-            output.note(f"Still alive: {', '.join(map(str, reply.survivors))}")
-        raise typer.Exit(EXIT_USER)
+    if reply.status != "still_alive":
+        return EXIT_OK
+    if not as_json and reply.survivors:
+        output.note(f"Still alive: {', '.join(map(str, reply.survivors))}")
+    return EXIT_USER
 
 
 def to_json(info: wire.SessionInfo) -> dict[str, Any]:

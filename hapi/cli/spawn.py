@@ -13,8 +13,9 @@ from typer.core import TyperCommand
 
 from hapi import files, ids, settings, wire
 from hapi.cli import output
-from hapi.cli.common import Json, examples, load
+from hapi.cli.common import Json, examples
 from hapi.cli.request import spawned
+from hapi.cli.scope import load
 from hapi.cli.sessions import to_json
 from hapi.errors import ErrorCode, HapiError
 from hapi.paths import Paths

@@ -8,7 +8,7 @@ import msgspec
 
 from hapi import __version__, procs, wire
 from hapi.cli import output
-from hapi.cli.common import load_all
+from hapi.cli.scope import load_all
 from hapi.clock import iso, now_ms
 from hapi.config import Config
 from hapi.control import Control

@@ -8,7 +8,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hapi.cli import output
-from hapi.cli.common import Json, examples, load
+from hapi.cli.common import Json, examples
+from hapi.cli.scope import load
 from hapi.cli.sessions import to_json
 from hapi.errors import ErrorCode, HapiError
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from hapi.cli import output
-from hapi.cli.common import examples, load
+from hapi.cli.common import examples
+from hapi.cli.scope import load
 from hapi.clock import now_ms
 from hapi.config import Config
 from hapi.errors import ErrorCode, HapiError

@@ -12,8 +12,9 @@ import typer
 
 from hapi import transcript, wire
 from hapi.cli import output, terminal_logs
-from hapi.cli.common import Json, examples, load
+from hapi.cli.common import Json, examples
 from hapi.cli.logs import find_session
+from hapi.cli.scope import load
 from hapi.cli.sessions import end_words
 from hapi.errors import ErrorCode, HapiError
 from hapi.lifecycle import Phase

@@ -12,9 +12,11 @@ import typer
 
 from hapi import wire
 from hapi.cli import output
-from hapi.cli.common import Json, examples, load
+from hapi.cli.common import Json, examples
 from hapi.cli.request import carry_out, have_runner
-from hapi.cli.sessions import SessionTarget, end_words, to_json
+from hapi.cli.scope import load
+from hapi.cli.session_commands import SessionTarget
+from hapi.cli.sessions import end_words, to_json
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.control import Control, Waiting

@@ -187,7 +187,10 @@ COMMANDS: dict[str, Words] = {
     ),
     "runner stop-session": Words(
         "End a session and everything it started",
-        {"--json": (None, "Print one JSON document (docs/cli.md) instead of text")},
+        {
+            "--all": (None, "Every session of this namespace, side by side"),
+            "--json": (None, "Print one JSON document (docs/cli.md) instead of text"),
+        },
         ("live",),
     ),
     "runner install": Words(

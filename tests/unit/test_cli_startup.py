@@ -44,10 +44,16 @@ def loaded_by(*words, home):
 def test_a_quick_command_loads_nothing_heavy(tmp_path, words, code):
     status, modules = loaded_by(*words, home=tmp_path)
     assert status == code
-    assert "hapi.cli.app" in modules
-    assert not HEAVY & modules
+    assert not (HEAVY | {"typer", "hapi.cli.app", "subprocess", "typing_extensions", "inspect"}) & modules
     assert not {name for name in modules if name.startswith(("hapi.terminal.", "hapi.agents."))}
     assert "zmq" not in modules  # nobody holds the lock: there is nobody to talk to
+
+
+def test_what_the_parser_reads_loads_nothing_heavy_either(tmp_path):
+    status, modules = loaded_by("runner", "logs", home=tmp_path)
+    assert status == 1  # there is none yet
+    assert "hapi.cli.app" in modules
+    assert not HEAVY & modules
 
 
 def test_the_version_needs_no_typer(tmp_path):

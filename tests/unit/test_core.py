@@ -26,7 +26,7 @@ from hapi.broker.losses import OPEN_S
 from hapi.broker.reattach import Facts, Record
 from hapi.broker.requests import SHUTDOWN_DEADLINE_S
 from hapi.broker.restarts import AT_ONCE
-from hapi.broker.spawns import MAX_PENDING, STOP_DEADLINE_S
+from hapi.broker.spawns import LINE_S, MAX_PENDING, SLOW_S, STOP_DEADLINE_S
 from hapi.broker.upgrade import RESTLESS_S
 from hapi.handoff import Build
 from hapi.ids import NOBODY, ProcessId, new_session_id
@@ -322,9 +322,74 @@ def test_a_supervisor_that_nobody_ordered_is_turned_away(core):
 
 def test_the_bound_on_spawns_under_way(core):
     for _ in range(MAX_PENDING):
-        assert len(core.request(cli(), order(new_session_id()), T)) == 1
+        assert answers(core.request(cli(), order(new_session_id()), T)) == []
     assert the_answer(core.request(cli(), order(), T)).code == "at_capacity"
     assert len(core.spawns.pending) == MAX_PENDING
+
+
+def forked(effects):
+    return [effect.session_id for effect in effects if isinstance(effect, ForkSession)]
+
+
+def in_line(core, count):
+    """As many spawns as start at once, and `count` that have to wait; the ids of both."""
+    ids = [new_session_id() for _ in range(core.settings.starts_at_once + count)]
+    at_once = [key for key in ids if forked(core.request(cli(), order(key), T)) == [key]]
+    assert at_once == ids[:-count]
+    return at_once, ids[-count:]
+
+
+def ready(core, session_id):
+    running(core, session_id)
+    return forked(core.tick(T)) if core.next_deadline() <= T else []
+
+
+def test_no_more_start_at_once_than_can_be_ready_in_time(core):
+    """Three hundred at once were each so slow that all of them were given up.
+
+    Seen to fail: without the line in `Spawns`.
+    """
+    at_once, waiting = in_line(core, 3)
+    assert core.next_deadline() == T + SLOW_S
+    assert core.tick(core.next_deadline() - 0.01) == []
+    assert ready(core, at_once[0]) == waiting[:1]
+    assert ready(core, at_once[1]) == waiting[1:2]
+    late = core.spawns.pending[waiting[2]]
+    assert forked(core.tick(T + SLOW_S)) == waiting[2:]  # what takes so long holds nobody up
+    assert late.deadline > T + SLOW_S + READY_S
+
+
+def test_who_waits_in_line_too_long_is_told(core):
+    _, (last,) = in_line(core, 1)
+    core.spawns._at_once = 0
+    said = [body.code for body in bodies(core.tick(T + LINE_S), wire.Failure)]
+    assert said.count("at_capacity") == 1
+    assert last not in core.spawns.pending
+    assert not core.spawns.in_line(last)
+
+
+def test_a_stop_takes_a_session_out_of_the_line_at_once(core):
+    at_once, (last, more) = in_line(core, 2)
+    effects = core.request(cli(9), wire.StopSession(last), T)
+    assert {type(body): body for _, body in answers(effects)}[wire.SessionStopped].rung == "before_start"
+    assert [body.code for body in bodies(effects, wire.Failure)] == ["stopped_during_start"]
+    assert ready(core, at_once[0]) == [more]
+
+
+def test_who_is_in_line_outlives_the_nursery(core):
+    _, (last,) = in_line(core, 1)
+    core.nursery_lost()
+    assert list(core.spawns.pending) == [last]
+    assert forked(core.tick(T)) == [last]
+
+
+def test_nobody_in_line_is_started_by_a_runner_that_stops(core):
+    greet(core, "hub")
+    at_once, _ = in_line(core, 1)
+    core.request(cli(), wire.StopRunner("hapi-cli"), T)
+    running(core, at_once[0])
+    assert core.next_deadline() > T  # and the loop does not spin
+    assert forked(core.tick(T)) == []
 
 
 @pytest.mark.parametrize("session_id", ["", ".", "..", "../../etc", "/etc", "a" * 5000, "x\0y", "nonsense", "1f0c"])

@@ -1,0 +1,106 @@
+"""Commands that are answered without a parser: the same answer, and only where every word is understood."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hapi import config, wire
+from hapi.__main__ import main
+from hapi.cli import app, quick, words
+from tests.unit.test_cli_fake import SESSION, FakeBroker, session, status
+
+QUICK = [
+    ["runner", "list"],
+    ["runner", "list", "--json"],
+    ["runner", "list", "--ended", "--all"],
+    ["runner", "list", "--json", "--json"],
+    ["runner", "status"],
+    ["runner", "status", "--json", "--all"],
+    ["runner", "stop-session", SESSION],
+    ["runner", "stop-session", "--json", SESSION],
+    ["runner", "stop"],
+    ["runner", "stop", "--json"],
+    ["runner", "--namespace", "work", "list"],
+    ["--namespace=work", "runner", "list", "--json"],
+    ["runner", "list", "--namespace", "no such name", "--json"],
+    ["runner", "stop-session", ""],
+]
+FOR_THE_PARSER = [
+    [],
+    ["runner"],
+    ["runner", "list", "-h"],
+    ["runner", "list", "--nope"],
+    ["runner", "list", "more"],
+    ["runner", "list", "--"],
+    ["runner", "stop-session"],
+    ["runner", "stop-session", "a", "b"],
+    ["runner", "stop-session", "--", "-a"],
+    ["runner", "start", "--workspace-root", "/srv"],
+    ["runner", "list", "--namespace"],
+    ["--version", "runner", "list"],
+    ["claude", "runner", "list"],
+    ["send", "a", "b"],
+]
+
+
+@pytest.fixture(autouse=True)
+def paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HAPI_HOME", str(tmp_path / "h"))
+    for name in ("CLI_API_TOKEN", "HAPI_NAMESPACE", "HAPI_API_URL", "HAPI_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    return config.load().paths
+
+
+def answers(body):
+    known = {"ListSessions": wire.SessionList([session()]), "StopSession": wire.SessionStopped("still_alive", SESSION)}
+    return known.get(type(body).__name__, status(pid=0))
+
+
+def both(line, capsys):
+    """Exit status, stdout and stderr, as we give them and as the parser does."""
+    assert quick.prepared(line) is not None
+    told = []
+    for command in (main, app.run):
+        code = command(line)
+        told.append((code, *capsys.readouterr()))
+    return told
+
+
+@pytest.mark.parametrize("line", QUICK, ids=" ".join)
+def test_without_a_runner_the_answer_is_the_parsers(line, capsys):
+    ours, theirs = both(line, capsys)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("line", [line for line in QUICK if "stop" not in line], ids=" ".join)
+def test_with_a_runner_the_answer_is_the_parsers(line, paths, capsys, monkeypatch):
+    monkeypatch.setattr("hapi.procs.memory_bytes", lambda _: 4096)
+    with FakeBroker(paths, answers):
+        ours, theirs = both(line, capsys)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("line", FOR_THE_PARSER, ids=" ".join)
+def test_anything_else_is_left_to_the_parser(line):
+    assert quick.prepared(line) is None
+
+
+def test_it_knows_no_switch_that_the_parser_does_not():
+    for command, switches in quick._SWITCHES.items():
+        known = words.COMMANDS[f"runner {command}"]
+        assert switches <= {name for name, (value, _) in known.options.items() if value is None}
+        assert (command in quick._TAKE_A_SESSION) == bool(known.arguments)
+
+
+def test_stopping_all_sessions_is_quick_too():
+    assert quick.prepared(["runner", "stop-session", "--all"]) is not None
+    assert quick.prepared(["runner", "stop-session", "--all", "1f0c"]) is None
+
+
+def test_what_msgspec_is_spared_is_there_for_others():
+    code = (
+        "import sys; from hapi import lean; lean.import_msgspec(); assert 'msgspec' in sys.modules;"
+        "assert 'typing_extensions' not in sys.modules; import typing_extensions; typing_extensions.Self"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=30, check=True)
