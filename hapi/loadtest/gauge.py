@@ -37,7 +37,7 @@ class Gauge:
     def __init__(self, line: Line, hub_url: str | None, patience_s: float) -> None:
         self._line = line
         self._patience_s = patience_s
-        self._hub_url = hub_url
+        self._hub_server = listener(hub_url) if hub_url else None
 
     async def memory(self) -> dict[str, Use]:
         """What every process has, by kind. Takes some milliseconds of a core for each."""
@@ -72,8 +72,7 @@ class Gauge:
         status = await self._line.ask(wire.GetStatus(), wire.Status, self._patience_s)
         sessions = await self._line.ask(wire.ListSessions(), wire.SessionList, self._patience_s)
         found = await asyncio.to_thread(footprint.processes, status, sessions.sessions)
-        server = listener(self._hub_url) if self._hub_url else None
-        return found | ({server: HUB_SERVER} if server else {})
+        return found | ({self._hub_server: HUB_SERVER} if self._hub_server else {})
 
 
 def machine() -> str:

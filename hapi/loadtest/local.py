@@ -15,7 +15,7 @@ from hapi.store import SessionDirectory
 
 _SLICE_MS = 30_000
 _WAIT_S, _PAUSE_S = 60.0, 0.1
-_OVER = frozenset({ErrorCode.SESSION_ENDED, ErrorCode.UNKNOWN_SESSION})
+_OVER = frozenset({ErrorCode.SESSION_ENDED, ErrorCode.UNKNOWN_SESSION, ErrorCode.NOT_RUNNING})
 
 
 class Local:
@@ -23,7 +23,9 @@ class Local:
 
     name = "the runner's control socket"
 
-    def __init__(self, config: Config, project: Path, heard: Heard) -> None:
+    def __init__(self, config: Config, project: Path, away_s: float, heard: Heard) -> None:
+        """`away_s`: how long a broker that dies may take to come back."""
+        self._away_s = away_s
         self._config = config
         self._project = project
         self._heard = heard
@@ -33,7 +35,7 @@ class Local:
         self._line: Line | None = None
 
     async def open(self) -> None:
-        self._line = Line(self._config.paths.control_endpoint)
+        self._line = Line(self._config.paths.control_endpoint, self._away_s)
 
     async def spawn(self, agent: str, timeout_s: float) -> str:
         order = wire.Spawn(

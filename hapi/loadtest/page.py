@@ -52,7 +52,7 @@ def plots(report: Report) -> list[str]:
         if bins:
             labels = [stats.duration(one.high) for one in bins]
             counts = [[float(one.count)] for one in bins]
-            drawn.append(plot.bars(f"{words}: how many took no longer than", labels, Axis("count"), counts, ["count"]))
+            drawn.append(plot.bars(f"{words}: how many took up to so long", labels, Axis("count"), counts, ["count"]))
     shares = [Series(kind, _milliseconds(points)) for kind, points in report.distribution.items()]
     if shares:
         drawn.append(plot.cumulative("How many took no longer", Axis("ms", log=True), shares))

@@ -11,7 +11,7 @@ from hapi.errors import ErrorCode, HapiError
 
 MAX_SESSIONS, MAX_RATE, MAX_AT_ONCE = 20_000, 100_000, 1_000
 WORKERS = ("broker", "hub", "nursery", "reaper")
-LIGHTEST_BYTES = 12 * 2**20  # a session with the demo agent takes no less
+LIGHTEST_BYTES = 8 * 2**20  # a session with the demo agent takes no less
 RESERVE_BYTES = 300 * 2**20  # for the runner, for us, and for the rest of the machine
 
 

@@ -30,6 +30,7 @@ from hapi.loadtest.web import Account, Web
 _REQUEST_S = 30.0
 _LIFE_S = 60.0  # for a session to start, or to stop
 _SLACK_S = 5.0
+_BACK_S, _GONE_S = 20.0, 1.0  # how long a broker may be away that we start again; that nobody does
 _FIRST = 20  # sessions that are weighed before the rest are started
 _SAMPLE_S = 5.0
 _SETTLE_S, _SETTLE_STEP_S, _SETTLED_BYTES = 5.0, 0.25, 128 * 1024
@@ -48,6 +49,7 @@ class LoadTest:
         self._stage = stage
         self._hub = hub
         self._tell = tell
+        self._away_s = _BACK_S if "broker" in plan.kill else _GONE_S
         self._ledger = Ledger(f"lt{secrets.token_hex(3)}", plan.patience_s)
         self._side = self._make_side(self._heard)
         self._line: Line | None = None
@@ -101,7 +103,7 @@ class LoadTest:
         self._tell("start", 0, 1)
         self.report.ready_s = await self._stage.start_runner()
         start = monotonic()
-        self._line = Line(self._stage.config.paths.control_endpoint)
+        self._line = Line(self._stage.config.paths.control_endpoint, self._away_s)
         self._sampled = Gauge(self._line, self._hub.url if self._hub is not None else None, self._patience_s)
         await self._side.open()
         if self._hub is not None:
@@ -369,7 +371,7 @@ class LoadTest:
     def _make_side(self, heard: Heard) -> Side:
         config, project = self._stage.config, self._stage.project
         if self._hub is None:
-            return Local(config, project, heard)
+            return Local(config, project, self._away_s, heard)
         return Web(Account(self._hub.url, self._stage.token, self._hub.headers), project, self._stage.machine_id, heard)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import select
 import shutil
 import signal
 import tempfile
@@ -21,12 +22,12 @@ from hapi import control, launch, procs, settings, wire
 from hapi.agents.built_in import FLAVORS
 from hapi.clock import monotonic
 from hapi.config import Config
-from hapi.errors import HapiError, NotRunning
-from hapi.ids import ProcessId, split_token
+from hapi.errors import NotRunning
+from hapi.ids import split_token
 
 _NOT_OURS = ("HAPI_NAMESPACE", "HAPI_API_URL", "CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON", "HAPI_RUNNER_SUPERVISED")
 _SHORT = "/tmp"  # noqa: S108 - made by mkdtemp; the sockets' paths must be short
-_LEAVING_S = 5.0
+_LEAVING_S, _PAUSE_S = 5.0, 0.05
 Sweep = Callable[[], list[str]]
 
 
@@ -86,8 +87,8 @@ class Stage:
         try:
             self.survivors += self._sweep()
         finally:
-            if not self._keep:
-                shutil.rmtree(self.path, ignore_errors=True)
+            if not self._keep and not _removed(self.path):
+                self.survivors.append(f"directory {self.path}")
             os.environ.clear()
             os.environ.update(self._environment)
 
@@ -104,22 +105,32 @@ class Stage:
         return monotonic() - start
 
     async def stop_runner(self) -> float:
-        """Stop it; seconds until its process is gone. Its workers are waited for as well, and named if they stay.
+        """Stop it; seconds until its process is gone. What it leaves is waited for, and named if it stays.
 
         Raises HapiError(still_alive).
         """
         start = monotonic()
-        workers: dict[str, ProcessId] = {}
-        with contextlib.suppress(HapiError):
-            status = await self.status()
-            found = {name: procs.identity(worker.pid) for name, worker in status.workers.items()}
-            workers = {name: who for name, who in found.items() if who is not None}
         await asyncio.to_thread(control.stop, self.config)
         took = monotonic() - start
-        for name, who in workers.items():
-            if not await asyncio.to_thread(procs.wait_gone, who, _LEAVING_S):
-                self.survivors.append(f"{name} (pid {who.pid})")
+        self.survivors += await asyncio.to_thread(self._stayed)
         return took
+
+    def _stayed(self) -> list[str]:
+        """Workers and supervisors that are not gone after _LEAVING_S; nobody tells us of their ends."""
+        deadline = monotonic() + _LEAVING_S
+        while (left := self._processes()) and monotonic() < deadline:
+            select.select([], [], [], _PAUSE_S)
+        return left
+
+    def _processes(self) -> list[str]:
+        """Our processes of this home, by their titles and the files that they hold open there."""
+        found = []
+        for pid in procs.everyone():
+            title = control.command_line(pid)
+            ours = title.startswith("hapi: ") and f"[{self.namespace}]" in title
+            if ours and any(path.startswith(f"{self.path}/") for path in procs.open_files(pid)):
+                found.append(f"{title} (pid {pid})")
+        return found
 
     async def status(self) -> wire.Status:
         """What the runner says of itself. Raises NotRunning, HapiError(timeout)."""
@@ -140,3 +151,15 @@ class Stage:
                 await asyncio.to_thread(procs.wait_gone, who, 10.0)
         if worker == "broker":
             await self.start_runner()
+
+
+def _removed(path: Path) -> bool:
+    """Remove a directory in which a process that is ending may still write; whether it is gone."""
+    deadline = monotonic() + _LEAVING_S
+    while True:
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return True
+        if monotonic() > deadline:
+            return False
+        select.select([], [], [], _PAUSE_S)

@@ -64,7 +64,8 @@ class Web:
 
     async def open(self) -> None:
         connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
-        self._http = aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, headers=dict(self._headers))
+        headers = {**self._headers, "Accept-Encoding": "identity"}  # to pack what stays on a machine costs both sides
+        self._http = aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, headers=headers)
         await self._log_in()
         self._events = asyncio.create_task(self._follow())
         async with _patience(30.0, "The hub does not list this machine."):
