@@ -28,6 +28,7 @@ from hapi import config, procs, wire
 from hapi.control import Control
 from hapi.ids import ProcessId, new_session_id
 
+_NOT_OURS = ("HAPI_", "CLI_API_", "PYTHONDONTWRITEBYTECODE")  # without bytecode on disk each process compiles it all
 AT_ONCE = 8  # sessions that start at the same time
 _POLL_S = 0.002
 
@@ -40,7 +41,7 @@ class Home:
         self.project = path / "project"
         for directory in (self.path, self.project):
             directory.mkdir(mode=0o700, parents=True)
-        own = {key: value for key, value in os.environ.items() if not key.startswith(("HAPI_", "CLI_API_"))}
+        own = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_OURS)}
         self.use(own | {"HAPI_HOME": str(self.path)})
 
     def use(self, environment: dict[str, str]) -> None:

@@ -3,3 +3,4 @@
 from hapi import lean
 
 lean.import_msgspec()  # before any module here does
+lean.import_hashlib()

@@ -29,7 +29,12 @@ _TARGETS = {
     "reaper": "hapi.workers.reaper",
     "session": "hapi.workers.supervisor.main",
 }
-_PRELOADED = ("concurrent.futures.thread", "hapi.workers.reaper", "hapi.workers.supervisor.main")
+_PRELOADED = (
+    "hapi.workers.reaper",
+    "hapi.workers.supervisor.main",
+    "concurrent.futures.thread",  # these two are imported late by those who need them
+    "encodings.utf_16_le",
+)
 _REHEARSALS = 10  # the interpreter has settled how to run a function after eight calls
 
 

@@ -28,6 +28,7 @@ from hapi.ids import ProcessId
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _RECHECK_S = 0.25
+_prctl = ctypes.CDLL(None, use_errno=True).prctl if procs.LINUX else None  # once, before the fork
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Exit(msgspec.Struct, frozen=True):
 
 def become_subreaper() -> None:
     """Make orphans below us our own children. Does nothing outside Linux."""
-    if procs.LINUX and ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if _prctl is not None and _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         logger.warning("cannot become a subreaper: %s", os.strerror(ctypes.get_errno()))
 
 
@@ -218,7 +219,7 @@ class AgentProcess(ABC):
 
 def follow_parent(number: int) -> Callable[[], None] | None:
     """What a child does before it becomes the agent, to get that signal at our death; None for nothing."""
-    if not number or not procs.LINUX:
+    if not number or _prctl is None:
         return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl = _prctl
     return lambda: prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) and None
