@@ -19,6 +19,7 @@ QUICK = {"sessions": 3, "idle_s": 1, "talkers": 2, "rate": 10, "megabytes": 1}
 _SESSIONS = (1, 10, 30, 100, 250, 500, 1000)
 _RATES = (10, 25, 50, 100, 200, 400, 800, 1600)
 _TALK_S = 5
+_SHARES = {"the hub": HUB_SERVER, "connector": "hub", "broker": "broker", "session": "session", "agent": "agent"}
 _STEADY = 0.002  # of the seconds of processor time so far: all is quiet
 Reports = dict[int, Report]
 
@@ -69,12 +70,14 @@ def over_sessions(filled: Reports) -> list[Result]:
         "/s",
         {"started": lambda report: report.rates["spawn"], "ended": lambda report: report.rates["stop"]},
     )
+    spent = _costs(filled)
     over = "sessions"
     return [
         Result(title="Memory of idle sessions", over=over, plot="memory-sessions", curves=memory, wrong=_wrong(filled)),
         Result(title="CPU time while nothing happens", over=over, plot="idle-sessions", curves=burnt),
         Result(title="A request, beside idle sessions", over=over, plot="requests-sessions", curves=requests),
         Result(title="Sessions started and ended per second", over=over, plot="rates-sessions", curves=rates),
+        Result(title="CPU time of one message and its reply", over=over, plot="cost-sessions", curves=spent),
     ]
 
 
@@ -86,8 +89,7 @@ def over_rate(busy: Reports) -> list[Result]:
         {"median": lambda report: report.latency["message"].p50, "p99": lambda report: report.latency["message"].p99},
     )
     replies = _curves(busy, "/s", {"replies": lambda report: report.rates["message"]})
-    kinds = {"the hub": HUB_SERVER, "connector": "hub", "broker": "broker", "session": "session", "agent": "agent"}
-    spent = _curves(busy, "s", {name: partial(cost, kind=kind) for name, kind in kinds.items()})
+    spent = _costs(busy)
     over = "messages per second asked for"
     return [
         Result(title="From a message to its reply, through the hub", over=over, plot="latency-rate", curves=latency),
@@ -125,6 +127,10 @@ def _say(ours: Ours, session: str, size: int) -> dict[str, float]:
 
 def _curves(reports: Reports, unit: Unit, values: dict[str, Callable[[Report], float]]) -> list[Curve]:
     return [Curve(name, [(x, value(report)) for x, report in reports.items()], unit) for name, value in values.items()]
+
+
+def _costs(reports: Reports) -> list[Curve]:
+    return _curves(reports, "s", {name: partial(cost, kind=kind) for name, kind in _SHARES.items()})
 
 
 def _wrong(reports: Reports) -> list[str]:
