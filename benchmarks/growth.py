@@ -14,20 +14,21 @@ from hapi import footprint, wire
 from hapi.loadtest.report import HUB_SERVER, Report
 from tests.support.hub import OfficialHub
 
-FULL = {"sessions": 500, "idle_s": 5, "talkers": 50, "rate": 1600, "megabytes": 8}
-QUICK = {"sessions": 3, "idle_s": 1, "talkers": 2, "rate": 25, "megabytes": 1}
+FULL = {"sessions": 500, "idle_s": 5, "talkers": 50, "rate": 400, "megabytes": 8}
+QUICK = {"sessions": 3, "idle_s": 1, "talkers": 2, "rate": 10, "megabytes": 1}
 _SESSIONS = (1, 10, 30, 100, 250, 500, 1000)
-_RATES = (25, 100, 200, 400, 800, 1600)
+_RATES = (10, 25, 50, 100, 200, 400, 800, 1600)
 _TALK_S = 5
+_SHARES = {"the hub": HUB_SERVER, "connector": "hub", "broker": "broker", "session": "session", "agent": "agent"}
 _STEADY = 0.002  # of the seconds of processor time so far: all is quiet
 Reports = dict[int, Report]
 
 
 def measure(sessions: int, idle_s: int, talkers: int, rate: int, megabytes: int) -> list[Result]:
-    """Load tests at rising sizes: without a hub for sessions, through one for messages; then long answers through a hub."""
+    """Load tests at rising sizes, and long answers, through a hub."""
     sizes = sorted({*(count for count in _SESSIONS if count < sessions), sessions})
-    filled = {count: _idle(count, idle_s) for count in sizes}
     with stage() as both:
+        filled = {count: _idle(both.hub, count, idle_s) for count in sizes}
         busy = {much: _busy(both.hub, talkers, much) for much in _RATES if much <= rate}
         said = over_output(both.ours, megabytes)
     return [*over_sessions(filled), *over_rate(busy), *said]
@@ -51,6 +52,7 @@ def over_sessions(filled: Reports) -> list[Result]:
             "all sessions": lambda report: share(report, "session"),
             "all agents": lambda report: share(report, "agent"),
             "the runner itself": lambda report: share(report, *RUNNER),
+            "the hub": lambda report: share(report, HUB_SERVER),
         },
     )
     requests = _curves(
@@ -68,12 +70,14 @@ def over_sessions(filled: Reports) -> list[Result]:
         "/s",
         {"started": lambda report: report.rates["spawn"], "ended": lambda report: report.rates["stop"]},
     )
+    spent = _costs(filled)
     over = "sessions"
     return [
         Result(title="Memory of idle sessions", over=over, plot="memory-sessions", curves=memory, wrong=_wrong(filled)),
         Result(title="CPU time while nothing happens", over=over, plot="idle-sessions", curves=burnt),
         Result(title="A request, beside idle sessions", over=over, plot="requests-sessions", curves=requests),
         Result(title="Sessions started and ended per second", over=over, plot="rates-sessions", curves=rates),
+        Result(title="CPU time of one message and its reply", over=over, plot="cost-sessions", curves=spent),
     ]
 
 
@@ -85,8 +89,7 @@ def over_rate(busy: Reports) -> list[Result]:
         {"median": lambda report: report.latency["message"].p50, "p99": lambda report: report.latency["message"].p99},
     )
     replies = _curves(busy, "/s", {"replies": lambda report: report.rates["message"]})
-    kinds = {"the hub": HUB_SERVER, "connector": "hub", "broker": "broker", "session": "session", "agent": "agent"}
-    spent = _curves(busy, "s", {name: partial(cost, kind=kind) for name, kind in kinds.items()})
+    spent = _costs(busy)
     over = "messages per second asked for"
     return [
         Result(title="From a message to its reply, through the hub", over=over, plot="latency-rate", curves=latency),
@@ -126,12 +129,17 @@ def _curves(reports: Reports, unit: Unit, values: dict[str, Callable[[Report], f
     return [Curve(name, [(x, value(report)) for x, report in reports.items()], unit) for name, value in values.items()]
 
 
+def _costs(reports: Reports) -> list[Curve]:
+    return _curves(reports, "s", {name: partial(cost, kind=kind) for name, kind in _SHARES.items()})
+
+
 def _wrong(reports: Reports) -> list[str]:
     return [f"{x}: {text}" for x, report in reports.items() for text in report.wrong]
 
 
-def _idle(sessions: int, idle_s: int) -> Report:
-    return loadtest("--sessions", str(sessions), "--messages", "1", "--idle", str(idle_s))
+def _idle(hub: OfficialHub, sessions: int, idle_s: int) -> Report:
+    words = ("--sessions", sessions, "--messages", 1, "--idle", idle_s)
+    return loadtest(*map(str, words), hub=hub)
 
 
 def _busy(hub: OfficialHub, sessions: int, rate: int) -> Report:

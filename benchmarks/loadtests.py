@@ -16,13 +16,19 @@ _TEST_S = 280
 
 
 def loadtest(*words: str, hub: OfficialHub | None = None) -> Report:
-    """`hapi loadtest` through that hub, or without one; its report. Raises DecodeError where it says nothing, TimeoutExpired."""
+    """`hapi loadtest` through that hub, or without one; its report.
+
+    Raises RuntimeError for one that was cut short, DecodeError where it says nothing, TimeoutExpired.
+    """
     own = {key: value for key, value in os.environ.items() if not key.startswith(("HAPI_", "CLI_API_"))}
     where = ["--local"] if hub is None else ["--hub", hub.url]
     token = {} if hub is None else {"CLI_API_TOKEN": hub.token}
     command = [sys.executable, "-m", "hapi", "loadtest", "--json", *where, *words]
     done = subprocess.run(command, env=own | token, stdout=subprocess.PIPE, check=False, timeout=_TEST_S)
-    return msgspec.json.decode(done.stdout, type=Report)
+    report = msgspec.json.decode(done.stdout, type=Report)
+    if report.cut_short or "talk" not in report.cpu:
+        raise RuntimeError(f"the load test came to no end: {report.cut_short}; {report.wrong}")
+    return report
 
 
 def pss(report: Report, *kinds: str) -> float:

@@ -37,8 +37,9 @@ def svg(result: Result) -> str:
     factor, unit = _SCALES[result.curves[0].unit]
     places = [x for curve in result.curves for x, _ in curve.points]
     values = [y for curve in result.curves for _, y in curve.points if y > 0]
-    x = plot.Axis(result.over, log=_wide(places))
-    y = plot.Axis(unit, log=_wide(values), zero=not _wide(values))
+    across = _wide(places)
+    up = across and _wide(values)  # what grows in proportion stays a straight line
+    x, y = plot.Axis(result.over, log=across), plot.Axis(unit, log=up, zero=not up)
     return plot.lines(result.title, x, y, [_series(curve, factor) for curve in result.curves])
 
 
