@@ -182,6 +182,13 @@ class SessionDirectory:
     def _untold(self, generation: int) -> Path:
         return self.path / f"untold.{generation}"
 
+    def _named(self, beginning: str) -> list[Path]:
+        """The files whose names begin so; none where the directory cannot be read. Every session asks: no patterns."""
+        try:
+            return [self.path / name for name in os.listdir(self.path) if name.startswith(beginning)]
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return []
+
     def quarantine_state(self) -> Path:
         """Move a damaged record out of the way; returns where it is now. Raises OSError."""
         return quarantine(self.state)
