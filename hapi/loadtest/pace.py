@@ -16,12 +16,13 @@ class Pace:
         self._gap = 1 / rate if rate else 0.0
         self._next = 0.0
 
-    async def turn(self) -> None:
-        """Return when it is the caller's turn."""
-        if not self._gap:
-            return
+    async def turn(self, end: float | None = None) -> bool:
+        """Wait for the caller's turn. False, at once and without taking one, when none is left before `end`."""
         now = monotonic()
-        slot = max(self._next, now - _BURST_S)
+        slot = max(self._next, now - _BURST_S) if self._gap else now
+        if end is not None and max(slot, now) >= end:
+            return False
         self._next = slot + self._gap
         if slot > now:
             await asyncio.sleep(slot - now)
+        return True

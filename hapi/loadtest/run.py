@@ -198,8 +198,7 @@ class LoadTest:
         """One session's conversation: the next message when the last one is answered, or given up."""
         count = 0
         while self._plan.messages is None or count < self._plan.messages:
-            await pace.turn()
-            if end is not None and monotonic() >= end:
+            if not await pace.turn(end):
                 return
             count += 1
             if not await self._exchange(session_id):

@@ -117,7 +117,18 @@ async def test_turns_come_at_their_rate():
     assert loop.time() - start >= (61 - 1) / 200 - 0.11  # what may be made up for
     unlimited = Pace(0)
     for _ in range(1000):
-        await unlimited.turn()
+        assert await unlimited.turn()
+
+
+async def test_who_has_no_turn_before_the_end_is_told_so_at_once_and_takes_none():
+    """Else a thousand sessions at ten messages a second would talk for 100 s, whatever the duration was to be."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    pace = Pace(20.0)
+    taken = await asyncio.gather(*(pace.turn(start + 0.2) for _ in range(500)))
+    assert 3 <= sum(taken) <= 7
+    assert loop.time() - start < 5, "a turn of the 500 would have been after 25 s"
+    assert not await Pace(0).turn(start)
 
 
 class TestPlan:
