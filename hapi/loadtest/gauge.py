@@ -88,7 +88,8 @@ def available_memory() -> int:
 
 def listener(url: str) -> int | None:
     """The process that listens at the port of a url on this machine, if we may know; None otherwise."""
-    port = urlsplit(url).port
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     except psutil.Error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 from hapi.clock import monotonic
 
 _BURST_S = 0.1  # what was missed in this time is made up for, no more
+_Item = TypeVar("_Item")
 
 
 class Pace:
@@ -26,3 +29,15 @@ class Pace:
         if slot > now:
             await asyncio.sleep(slot - now)
         return True
+
+
+async def each(items: Iterable[_Item], work: Callable[[_Item], Awaitable[None]], at_once: int, pace: Pace) -> None:
+    """`work` on every item, so many at a time, each at its turn."""
+    queue = iter(items)
+
+    async def worker() -> None:
+        for item in queue:
+            await pace.turn()
+            await work(item)
+
+    await asyncio.gather(*(worker() for _ in range(at_once)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import select
@@ -23,11 +22,11 @@ from hapi.agents.built_in import FLAVORS
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.errors import NotRunning
-from hapi.ids import split_token
+from hapi.ids import ProcessId, split_token
 
 _NOT_OURS = ("HAPI_NAMESPACE", "HAPI_API_URL", "CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON", "HAPI_RUNNER_SUPERVISED")
 _SHORT = "/tmp"  # noqa: S108 - made by mkdtemp; the sockets' paths must be short
-_LEAVING_S, _PAUSE_S = 5.0, 0.05
+_LEAVING_S, _PAUSE_S, _UP_S = 5.0, 0.05, 10.0
 Sweep = Callable[[], list[str]]
 
 
@@ -87,7 +86,9 @@ class Stage:
         try:
             self.survivors += self._sweep()
         finally:
-            if not self._keep and not _removed(self.path):
+            if self._keep:
+                (self.path / "h" / "settings.json").unlink(missing_ok=True)  # the hub's token is in it
+            elif not _removed(self.path):
                 self.survivors.append(f"directory {self.path}")
             os.environ.clear()
             os.environ.update(self._environment)
@@ -141,16 +142,26 @@ class Stage:
         return (await self.status()).hub.machine_id
 
     async def kill(self, worker: str) -> None:
-        """SIGKILL to one of the runner's processes; a broker is started again, the others it starts itself."""
-        with contextlib.suppress(NotRunning):
-            status = await self.status()
-            pid = status.pid if worker == "broker" else status.workers[worker].pid
-            who = procs.identity(pid)
-            if who is not None:
-                procs.send_signal(who, signal.SIGKILL)
-                await asyncio.to_thread(procs.wait_gone, who, 10.0)
+        """SIGKILL to one of the runner's processes; a broker is started again, the others it starts itself.
+
+        One that is down, because of the kill before this one for instance, is waited for. Raises HapiError(not_running).
+        """
+        who = await self._running(worker)
+        procs.send_signal(who, signal.SIGKILL)
+        await asyncio.to_thread(procs.wait_gone, who, 10.0)
         if worker == "broker":
             await self.start_runner()
+
+    async def _running(self, worker: str) -> ProcessId:
+        deadline = monotonic() + _UP_S
+        while True:
+            status = await self.status()
+            who = procs.identity(status.pid if worker == "broker" else status.workers[worker].pid)
+            if who is not None:
+                return who
+            if monotonic() > deadline:
+                raise NotRunning(f"The runner's {worker} is to be killed, and has not run for {_UP_S:g} s.", "")
+            await asyncio.sleep(_PAUSE_S)
 
 
 def _removed(path: Path) -> bool:

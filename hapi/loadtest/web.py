@@ -158,7 +158,9 @@ class Web:
         headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
         data = None if body is None else msgspec.json.encode(body)
         try:
-            async with self._http.request(verb, self._url + path, data=data, headers=headers) as response:
+            async with self._http.request(
+                verb, self._url + path, data=data, headers=headers, allow_redirects=False
+            ) as response:
                 content, status = await response.read(), response.status
         except (aiohttp.ClientError, OSError) as error:
             raise _Again(ErrorCode.CONNECTION_LOST, f"The hub cannot be reached: {error}") from None
@@ -179,7 +181,10 @@ class Web:
         assert self._http is not None  # noqa: S101 - `open` made it
         try:
             async with self._http.post(
-                f"{self._url}/api/auth", data=content, headers={"Content-Type": "application/json"}
+                f"{self._url}/api/auth",
+                data=content,
+                headers={"Content-Type": "application/json"},
+                allow_redirects=False,
             ) as response:
                 answer = await response.read()
                 if response.status != 200:
@@ -193,26 +198,33 @@ class Web:
     async def _follow(self) -> None:
         """Read the stream of events, and take it up again where it broke off."""
         hearing = Hearing(self._heard)
+        failures = 0
         while True:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            try:
                 await self._stream(hearing)
-            self.lost_stream += 1
+                self.lost_stream += 1
+                failures = 0
+            except (aiohttp.ClientError, OSError, HapiError):
+                failures += 1
             hearing.restart()
-            await asyncio.sleep(_PAUSES_S[0])
+            await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
 
     async def _stream(self, hearing: Hearing) -> None:
-        """Events until they end."""
+        """Events until they break off. Raises HapiError, ClientError, OSError when they did not even begin."""
         assert self._http is not None  # noqa: S101 - `open` made it
         headers = {"Authorization": f"Bearer {self._bearer}", "Accept": "text/event-stream"}
         headers |= {"Last-Event-ID": hearing.last_id} if hearing.last_id else {}
         limits = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_S)
         url = f"{self._url}/api/events?all=true"
-        async with self._http.get(url, headers=headers, timeout=limits) as response:
+        async with self._http.get(url, headers=headers, timeout=limits, allow_redirects=False) as response:
             if response.status == 401:
                 await self._log_in()
-            async for chunk in response.content.iter_any():
-                self._streaming.set()
-                hearing.take(chunk)
+            if response.status != 200:
+                raise HapiError(ErrorCode.HUB_REFUSED, f"The hub answered HTTP {response.status} to {url}")
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                async for chunk in response.content.iter_any():
+                    self._streaming.set()
+                    hearing.take(chunk)
 
 
 class _Again(HapiError):
