@@ -46,7 +46,7 @@ async def _latency(both: Stage, idle: int, back_to_back: int) -> list[Result]:
         for _ in range(2):  # A B A B
             for name, (voice, session) in talks.items():
                 behind[name] += [await voice.ask(session) for _ in range(back_to_back // 2)]
-        wrong += peers.wrong() + ours.wrong()
+        wrong += [f"{name}: {what}" for name, (voice, _) in talks.items() for what in voice.wrong()]
     titles = ("A message to an idle session, until its answer is at the hub", "The same, back to back")
     targets = (
         Target("message → reply through the hub, idle session", OURS, 0.5, PEER),
@@ -74,17 +74,17 @@ async def _throughput(both: Stage, sessions: int, seconds: int) -> list[Result]:
         points: list[tuple[float, float]] = []
         count = 1
         while True:
-            latency, spent = await _storm(both, voice, talkers[:count], seconds)
-            points.append((count, len(latency) / seconds))
+            latency, took, spent = await _storm(both, voice, talkers[:count], seconds)
+            points.append((count, len(latency) / took))
             if count == sessions:
                 break
             count = min(4 * count, sessions)
         async with echoes(both.hub.url, both.ours.token, sessions) as bare:
-            floor, floor_spent = await _storm(both, voice, bare, seconds)
+            floor, floor_took, floor_spent = await _storm(both, voice, bare, seconds)
     costs = [Row(f"processor time per message: {kind}", [cost]) for kind, cost in spent.items()]
     rates = [
-        Row(FLOOR, [len(floor) / seconds], "/s"),
-        Row(f"hapi, {sessions} sessions", [len(latency) / seconds], "/s"),
+        Row(FLOOR, [len(floor) / floor_took], "/s"),
+        Row(f"hapi, {sessions} sessions", [len(latency) / took], "/s"),
     ]
     return [
         Result(
@@ -105,8 +105,12 @@ async def _throughput(both: Stage, sessions: int, seconds: int) -> list[Result]:
     ]
 
 
-async def _storm(both: Stage, voice: Talk, sessions: list[str], seconds: int) -> tuple[list[float], dict[str, float]]:
-    """Every session gets its next message when the last one is answered: latencies, and processor time per message."""
+async def _storm(
+    both: Stage, voice: Talk, sessions: list[str], seconds: int
+) -> tuple[list[float], float, dict[str, float]]:
+    """Every session gets its next message when the last one is answered: latencies, the seconds until the last answer,
+    processor time per message by kind of process.
+    """
     pids = both.ours.processes() | {both.hub.pid: HUB}
     latency: list[float] = []
     end = monotonic() + seconds
@@ -115,7 +119,8 @@ async def _storm(both: Stage, voice: Talk, sessions: list[str], seconds: int) ->
         while monotonic() < end:
             latency.append(await voice.ask(session))
 
-    before, own = footprint.cpu(pids), time.process_time()
+    before, own, start = footprint.cpu(pids), time.process_time(), monotonic()
     await asyncio.gather(*map(converse, sessions))
+    took = monotonic() - start
     spent = footprint.spent(pids, before, footprint.cpu(pids)) | {GENERATOR: time.process_time() - own}
-    return latency, {kind: cost / len(latency) for kind, cost in spent.items()}
+    return latency, took, {kind: cost / len(latency) for kind, cost in spent.items()}
