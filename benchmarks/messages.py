@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from benchmarks.echo import echoes
 from benchmarks.figures import Curve, Result, Row, Target
@@ -39,12 +40,14 @@ async def _latency(both: Stage, idle: int, back_to_back: int) -> list[Result]:
     async with talk(both.peer) as peers, talk(both.ours) as ours:
         talks = {both.peer.name: (peers, await asyncio.to_thread(_session, both.peer)),
                  both.ours.name: (ours, await asyncio.to_thread(_session, both.ours))}  # fmt: skip
-        for _ in range(idle):
-            for name, (voice, session) in talks.items():
+        for number in range(idle):
+            for name in _turned(talks, number):
+                voice, session = talks[name]
                 await asyncio.sleep(REST_S)
                 at_rest[name].append(await voice.ask(session))
-        for _ in range(2):  # A B A B
-            for name, (voice, session) in talks.items():
+        for number in range(2):
+            for name in _turned(talks, number):
+                voice, session = talks[name]
                 behind[name] += [await voice.ask(session) for _ in range(back_to_back // 2)]
         wrong += [f"{name}: {what}" for name, (voice, _) in talks.items() for what in voice.wrong()]
     titles = ("A message to an idle session, until its answer is at the hub", "The same, back to back")
@@ -57,6 +60,11 @@ async def _latency(both: Stage, idle: int, back_to_back: int) -> list[Result]:
         Result(title=title, rows=[Row(name, found) for name, found in rows.items()], targets=[target], wrong=wrong)
         for title, target, rows in zip(titles, targets, figures, strict=True)
     ]
+
+
+def _turned(names: Mapping[str, object], round_number: int) -> list[str]:
+    """A B, then B A, and so on."""
+    return list(names) if round_number % 2 == 0 else [*reversed([*names])]
 
 
 def _session(side: Side) -> str:
