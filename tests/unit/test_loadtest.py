@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import shutil
 import signal
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from hapi import wire
 from hapi.cli import app
-from hapi.cli.loadtest import Live
+from hapi.cli.loadtest import Live, _carry_out
 from hapi.errors import ErrorCode, HapiError
 from hapi.footprint import Use
 from hapi.loadtest.events import REMEMBERED, Hearing
@@ -230,6 +231,64 @@ class TestStage:
             assert not [path for path in stage.path.rglob("*") if path.is_file() and "secret" in path.read_text()]
         finally:
             shutil.rmtree(stage.path)
+
+
+class SlowSide:
+    """A way in on which a session takes until somebody waits for it."""
+
+    name = "slow"
+
+    def __init__(self):
+        self.log = []
+        self.may_start = asyncio.Event()
+
+    async def spawn(self, _agent, _timeout_s):
+        await self.may_start.wait()
+        self.log.append("started")
+        return "s"
+
+    async def forget(self, _at_once):
+        self.log.append("forgotten")
+        return 0
+
+    async def close(self):
+        self.log.append("closed")
+
+
+async def test_a_spawn_that_is_under_way_at_the_end_is_waited_for_before_the_hub_is_to_forget():
+    """Else its session gets a row at the hub after all rows were deleted."""
+    with Stage(None, Setting(agent="demo"), list) as stage:
+        stage.stop_runner = stage.start_runner = lambda: asyncio.sleep(0)
+        test = LoadTest(Plan(sessions=1), stage, None, lambda *_: None)
+        side = test._side = SlowSide()
+        spawn = asyncio.create_task(test._spawn(0))
+        await asyncio.sleep(0)
+        spawn.cancel()
+        await asyncio.gather(spawn, return_exceptions=True)
+        asyncio.get_running_loop().call_soon(side.may_start.set)
+        await test._leave()
+    assert side.log == ["started", "forgotten", "closed"]
+
+
+class Interrupted:
+    """A load test that gets a signal, while it leaves or before."""
+
+    def __init__(self, *, leaving):
+        self.leaving = leaving
+        self.left = False
+
+    async def run(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        self.left = True
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+def test_a_signal_ends_the_test_but_not_its_cleaning_up(leaving):
+    test = Interrupted(leaving=leaving)
+    assert _carry_out(test) is leaving
+    assert test.left is leaving
 
 
 class TestCommand:
