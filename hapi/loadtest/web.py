@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -18,6 +19,7 @@ from hapi.errors import ErrorCode, HapiError
 from hapi.loadtest.events import Hearing, Row
 from hapi.loadtest.side import Heard
 
+_Answer = TypeVar("_Answer")
 MachineId = Callable[[], Awaitable[str | None]]
 STAND_IN = "claude"  # the web takes no names but those it knows: any other agent goes under this one, in our settings
 _CONNECTIONS = 64
@@ -25,6 +27,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=60)
 _SILENCE_S = 75.0  # the hub sends a heartbeat every 30 s
 _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _PAGE, _MAX_PAGES = 200, 5_000
+_REREAD_S = 30.0  # for one page
 _AGAIN = frozenset({401, 408, 409, 425, 429, 500, 502, 503, 504})
 
 
@@ -96,7 +99,8 @@ class Web:
         words, after = [], 0
         for _ in range(_MAX_PAGES):
             path = f"/cli/sessions/{session_id}/messages?afterSeq={after}&limit={_PAGE}"
-            rows = _page.decode(await self._fetch("GET", path, None, self._token)).messages
+            page = await _tried(partial(self._fetch, "GET", path, None, self._token), _REREAD_S, path)
+            rows = _page.decode(page).messages
             words += [text for row in rows if (text := row.words()) is not None]
             if len(rows) < _PAGE:
                 break
@@ -135,18 +139,7 @@ class Web:
 
     async def _ask(self, verb: str, path: str, body: Any, timeout_s: float) -> Any:
         """As `_once`, again and again for what may mend itself, until the time is up."""
-        deadline = monotonic() + timeout_s
-        attempt = 0
-        while True:
-            try:
-                async with asyncio.timeout(max(0.1, deadline - monotonic())):
-                    return await self._once(verb, path, body)
-            except (_Again, TimeoutError) as error:
-                pause = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
-                attempt += 1
-                if monotonic() + pause >= deadline:
-                    raise HapiError(ErrorCode.TIMEOUT, f"Not within {timeout_s:g} s: {verb} {path}: {error}") from None
-                await asyncio.sleep(pause)
+        return await _tried(partial(self._once, verb, path, body), timeout_s, f"{verb} {path}")
 
     async def _once(self, verb: str, path: str, body: Any) -> Any:
         return msgspec.json.decode(await self._fetch(verb, path, body, self._bearer))
@@ -233,6 +226,22 @@ class _Again(HapiError):
 
 class _Over(HapiError):
     """The session has ended already."""
+
+
+async def _tried(request: Callable[[], Awaitable[_Answer]], timeout_s: float, what: str) -> _Answer:
+    """The answer to a request, asked again for what may mend itself. Raises HapiError(timeout) when the time is up."""
+    deadline = monotonic() + timeout_s
+    attempt = 0
+    while True:
+        try:
+            async with asyncio.timeout(max(0.1, deadline - monotonic())):
+                return await request()
+        except (_Again, TimeoutError) as error:
+            pause = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
+            attempt += 1
+            if monotonic() + pause >= deadline:
+                raise HapiError(ErrorCode.TIMEOUT, f"Not within {timeout_s:g} s: {what}: {error}") from None
+            await asyncio.sleep(pause)
 
 
 @contextlib.asynccontextmanager

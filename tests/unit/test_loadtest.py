@@ -7,9 +7,13 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +29,7 @@ from hapi.loadtest.plan import RESERVE_BYTES, Plan, check_hub, check_memory, is_
 from hapi.loadtest.report import MOMENTS, Report, Sessions, as_text, moments
 from hapi.loadtest.run import LoadTest
 from hapi.loadtest.stage import Hub, Setting, Stage
+from hapi.loadtest.web import Account, Web
 
 GB = 2**30
 
@@ -268,6 +273,39 @@ async def test_a_spawn_that_is_under_way_at_the_end_is_waited_for_before_the_hub
         asyncio.get_running_loop().call_soon(side.may_start.set)
         await test._leave()
     assert side.log == ["started", "forgotten", "closed"]
+
+
+async def test_an_answer_is_not_lost_because_the_hub_was_busy_when_it_was_looked_for():
+    row = {"id": "r", "seq": 1, "content": {"role": "agent", "content": {"type": "codex", "data": {}}}}
+    row["content"]["content"]["data"] = {"type": "message", "message": "ltab-1"}
+    answers = iter([web.Response(status=503), web.json_response({"messages": [row]})])
+
+    async def messages(_):
+        return next(answers)
+
+    hub = web.Application()
+    hub.router.add_get("/cli/sessions/s/messages", messages)
+    server = TestServer(hub)
+    async with server, aiohttp.ClientSession() as http:
+        side = Web(Account(str(server.make_url("")).rstrip("/"), "token", {}), Path("/"), None, None)
+        side._http = http
+        assert await side.reread("s") == ["ltab-1"]
+
+
+async def test_a_hub_that_sends_us_elsewhere_is_not_followed():
+    """It is on this machine, and where it points to may not be."""
+    hub = web.Application()
+
+    async def elsewhere(_):
+        raise web.HTTPTemporaryRedirect("http://127.0.0.1:1/api/auth")
+
+    hub.router.add_post("/api/auth", elsewhere)
+    server = TestServer(hub)
+    async with server:
+        side = Web(Account(str(server.make_url("")).rstrip("/"), "token", {}), Path("/"), None, None)
+        with pytest.raises(HapiError, match="does not take the token"):
+            await side.open()
+        await side.close()
 
 
 class Interrupted:
