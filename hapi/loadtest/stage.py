@@ -66,6 +66,14 @@ class Stage:
 
     def __enter__(self) -> Self:
         self.path = Path(tempfile.mkdtemp(prefix="hapi-l-", dir=_SHORT if os.access(_SHORT, os.W_OK) else None))
+        try:
+            self._furnish()
+        except BaseException:
+            self._restore()
+            raise
+        return self
+
+    def _furnish(self) -> None:
         self.project = self.path / "project"
         self.project.mkdir()
         for name in _NOT_OURS:  # they would win over the settings that we write
@@ -78,7 +86,6 @@ class Stage:
             values |= {"apiUrl": self._hub.url, "cliApiToken": self.token, "extraHeaders": self._hub.headers}
         settings.update(home / "settings.json", values)
         self.config: Config = configuration.load(self.namespace)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -86,12 +93,16 @@ class Stage:
         try:
             self.survivors += self._sweep()
         finally:
-            if self._keep:
-                (self.path / "h" / "settings.json").unlink(missing_ok=True)  # the hub's token is in it
-            elif not _removed(self.path):
-                self.survivors.append(f"directory {self.path}")
-            os.environ.clear()
-            os.environ.update(self._environment)
+            self._restore()
+
+    def _restore(self) -> None:
+        """As it was before."""
+        if self._keep:
+            (self.path / "h" / "settings.json").unlink(missing_ok=True)  # the hub's token is in it
+        elif not _removed(self.path):
+            self.survivors.append(f"directory {self.path}")
+        os.environ.clear()
+        os.environ.update(self._environment)
 
     @property
     def token(self) -> str:

@@ -228,6 +228,14 @@ class TestStage:
                     victim.kill()
         assert victim.returncode == -signal.SIGKILL
 
+    def test_a_stage_that_cannot_be_set_leaves_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("hapi.loadtest.stage._SHORT", str(tmp_path))
+        environment = dict(os.environ)
+        with pytest.raises(HapiError), Stage(None, Setting(agent="demo", namespace="../up"), list):
+            pass
+        assert list(tmp_path.iterdir()) == []
+        assert dict(os.environ) == environment
+
     def test_what_is_kept_does_not_hold_the_token(self):
         with Stage(Hub("http://127.0.0.1:1", "secret", {}), Setting(agent="demo", keep=True), list) as stage:
             assert "secret" in (stage.path / "h" / "settings.json").read_text()
