@@ -160,7 +160,7 @@ def _accounts(report: Report) -> list[str]:
         (
             f"messages  {sent.answered} of {sent.sent} answered, {sent.lost} lost, {sent.doubled} doubled, "
             f"{sent.out_of_order} out of order, {sent.refused} refused, {sent.late} late, "
-            f"{sent.reread} found by reading again"
+            f"{sent.reread} found later"
         ),
     ]
     if report.killed:
@@ -194,16 +194,27 @@ def total(memory: Mapping[str, Use], kinds: tuple[str, ...] | None = None) -> in
 
 
 def _cpu(report: Report) -> list[str]:
-    rows = []
-    for name, burn in report.cpu.items():
-        count = {"spawn": report.sessions.started, "talk": report.messages.sent}.get(name, 0)
-        parts = [
-            f"{kind} {stats.duration(seconds / count)}" if count else f"{kind} {100 * seconds / burn.wall_s:.2f} %"
-            for kind, seconds in [*burn.by_kind.items(), ("this load test", burn.own_s)]
-        ]
-        each = {"spawn": "; for each: ", "talk": "; for each: "}.get(name, "; ") if count else "; "
-        rows.append(f"{name:<6}{100 * burn.share:.1f} % of a core in {burn.wall_s:.1f} s{each}{', '.join(parts)}")
-    return ["processor time", *(f"  {row}" for row in rows)] if rows else []
+    """For each session that was spawned and each message that was sent; of the time, where nothing was done."""
+    counts = {"spawn": report.sessions.started, "talk": report.messages.sent}
+    phases = [(burn, counts.get(name, 0)) for name, burn in report.cpu.items()]
+    if not phases:
+        return []
+    words = {"spawn": "a spawn", "talk": "a message"}
+    heads = [words[name] if counts.get(name) else name for name in report.cpu]
+    kinds = list(dict.fromkeys(kind for burn, _ in phases for kind in burn.by_kind))
+    rows = [[kind, *(_each(burn.by_kind.get(kind), burn, count) for burn, count in phases)] for kind in kinds]
+    rows += [
+        ["this load test", *(_each(burn.own_s, burn, count) for burn, count in phases)],
+        ["of a core, runner and sessions", *(f"{100 * burn.share:.1f} %" for burn, _ in phases)],
+        ["in", *(stats.duration(burn.wall_s) for burn, _ in phases)],
+    ]
+    return _table(["processor time", *heads], rows)
+
+
+def _each(seconds: float | None, burn: Burn, count: int) -> str:
+    if seconds is None:
+        return ""
+    return stats.duration(seconds / count) if count else f"{100 * seconds / (burn.wall_s or 1.0):.2f} %"
 
 
 def _verdict(report: Report) -> list[str]:

@@ -26,7 +26,7 @@ from hapi.loadtest.events import REMEMBERED, Hearing
 from hapi.loadtest.ledger import Ledger
 from hapi.loadtest.pace import Pace
 from hapi.loadtest.plan import RESERVE_BYTES, Plan, check_hub, check_memory, is_loopback
-from hapi.loadtest.report import MOMENTS, Report, Sessions, as_text, moments
+from hapi.loadtest.report import HUB_SERVER, MOMENTS, WIDTH, Burn, Report, Sessions, as_text, moments
 from hapi.loadtest.run import LoadTest
 from hapi.loadtest.stage import Hub, Setting, Stage
 from hapi.loadtest.web import Account, Web
@@ -461,6 +461,27 @@ class TestReport:
         ledger.answer("s", 1, 0.5)
         ledger.answer("s", 2, 0.5)
         return Report(**fields, plan=Plan(sessions=1), sessions=Sessions(asked=1, started=1), messages=ledger.close())
+
+    def test_processor_time_is_of_a_session_of_a_message_or_of_the_time(self):
+        report = self.report()
+        report.cpu = {
+            "spawn": Burn(wall_s=2.0, by_kind={"broker": 0.5, HUB_SERVER: 1.0}, own_s=0.25),
+            "idle": Burn(wall_s=10.0, by_kind={"broker": 0.001}, own_s=0.0),
+            "talk": Burn(wall_s=4.0, by_kind={"broker": 1.0}, own_s=0.0),
+        }
+        lines = as_text(report)
+        start = next(index for index, line in enumerate(lines) if line.startswith("processor time"))
+        assert [line.split("  ")[0] for line in lines[start : start + 6]] == [
+            "processor time",
+            "broker",
+            "hub server",
+            "this load test",
+            "of a core, runner and sessions",
+            "in",
+        ]
+        assert [line.split()[-6:] for line in lines[start + 1 : start + 2]] == [["500", "ms", "0.01", "%", "500", "ms"]]
+        assert lines[start + 4].split()[-6:] == ["25.0", "%", "0.0", "%", "25.0", "%"]
+        assert max(map(len, lines)) <= WIDTH
 
     def test_all_well_only_when_all_is_well(self):
         report = self.report()
