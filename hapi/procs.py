@@ -286,7 +286,7 @@ def _start_ticks(pid: int) -> int | None:
 
 
 def raise_descriptor_limit() -> str | None:
-    """Allow as many open files as the system lets this user have: a thousand sessions need thousands.
+    """Allow as many open files as the system lets this user have: broker and connector have one or two for each session.
 
     Returns what stands in the way, in words; None when all is well.
     """
@@ -298,5 +298,5 @@ def raise_descriptor_limit() -> str | None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (ValueError, OSError):
-            return f"Open files stay limited to {soft}; each session needs about ten."
+            return f"Open files stay limited to {soft} in each process: enough for some {soft // 2} sessions."
     return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import resource
+import sys
 from collections import Counter
 from urllib.parse import urlsplit
 
@@ -84,6 +86,12 @@ def machine() -> str:
 def available_memory() -> int:
     """Bytes that can be had without swapping."""
     return int(psutil.virtual_memory().available)
+
+
+def open_files_limit() -> int:
+    """How many files one process of ours may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
 def listener(url: str) -> int | None:

@@ -13,6 +13,7 @@ MAX_SESSIONS, MAX_RATE = 20_000, 100_000
 MAX_AT_ONCE = 512  # so many spawns under way a broker takes
 WORKERS = ("broker", "hub", "nursery", "reaper")
 LIGHTEST_BYTES = 8 * 2**20  # a session with the demo agent takes no less
+FILES_EACH, _OWN_FILES = 2, 60  # the connector's: a socket, at times a request
 RESERVE_BYTES = 300 * 2**20  # for the runner, for us, and for the rest of the machine
 
 
@@ -83,6 +84,14 @@ def check_memory(sessions: int, each: int, available: int) -> None:
     )
     hint = f"So many fit: --sessions {fit}" if fit else "Free some memory first."
     raise HapiError(ErrorCode.AT_CAPACITY, message, hint)
+
+
+def check_files(sessions: int, limit: int) -> None:
+    """Raises HapiError(at_capacity) when one process may not have as many open files as so many sessions need."""
+    fit = max(0, limit - _OWN_FILES) // FILES_EACH
+    if sessions > fit:
+        message = f"{sessions} sessions need {sessions * FILES_EACH + _OWN_FILES} open files in one process; {limit} are allowed."
+        raise HapiError(ErrorCode.AT_CAPACITY, message, f"Raise the limit (ulimit -Hn), or: --sessions {fit}")
 
 
 def _within(option: str, value: float, low: float, high: float) -> None:

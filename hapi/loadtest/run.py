@@ -18,12 +18,12 @@ from hapi.errors import HapiError
 from hapi.footprint import Use
 from hapi.lifecycle import Phase
 from hapi.loadtest import stats
-from hapi.loadtest.gauge import Gauge, available_memory, machine
+from hapi.loadtest.gauge import Gauge, available_memory, machine, open_files_limit
 from hapi.loadtest.ledger import Ledger
 from hapi.loadtest.line import Line
 from hapi.loadtest.local import Local
 from hapi.loadtest.pace import Pace, each
-from hapi.loadtest.plan import LIGHTEST_BYTES, Plan, check_memory
+from hapi.loadtest.plan import LIGHTEST_BYTES, Plan, check_files, check_memory
 from hapi.loadtest.report import MOMENTS, RUNNER, Report, Sessions, moments, total
 from hapi.loadtest.side import Heard, Side
 from hapi.loadtest.stage import Hub, Stage
@@ -85,6 +85,7 @@ class LoadTest:
         after that would leave something behind.
         """
         check_memory(self._plan.sessions, LIGHTEST_BYTES, available_memory())
+        check_files(self._plan.sessions, open_files_limit())
         try:
             await self._start()
             try:

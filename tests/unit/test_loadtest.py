@@ -25,7 +25,7 @@ from hapi.footprint import Use
 from hapi.loadtest.events import REMEMBERED, Hearing
 from hapi.loadtest.ledger import Ledger
 from hapi.loadtest.pace import Pace
-from hapi.loadtest.plan import RESERVE_BYTES, Plan, check_hub, check_memory, is_loopback
+from hapi.loadtest.plan import RESERVE_BYTES, Plan, check_files, check_hub, check_memory, is_loopback
 from hapi.loadtest.report import HUB_SERVER, MOMENTS, WIDTH, Burn, Report, Sessions, as_text, moments
 from hapi.loadtest.run import LoadTest
 from hapi.loadtest.stage import Hub, Setting, Stage
@@ -186,6 +186,12 @@ class TestPlan:
         with pytest.raises(HapiError) as caught:
             check_memory(1000, 10 * 2**20, 2 * GB)
         assert caught.value.hint == f"So many fit: --sessions {(2 * GB - RESERVE_BYTES) // (10 * 2**20)}"
+
+    def test_open_files_for_all_of_them_or_how_many_fit(self):
+        check_files(482, 1024)
+        with pytest.raises(HapiError) as caught:
+            check_files(483, 1024)
+        assert "--sessions 482" in caught.value.hint
 
     def test_what_runs_already_is_of_those_that_fit(self, monkeypatch):
         """Twenty of 50 MB run, 800 MB are left beside the reserve: 36 fit in all, not 16."""
