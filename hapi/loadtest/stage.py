@@ -128,20 +128,26 @@ class Stage:
         return took
 
     def _stayed(self) -> list[str]:
-        """Workers and supervisors that are not gone after _LEAVING_S; nobody tells us of their ends."""
+        """What is not gone after _LEAVING_S (nobody tells us of their ends) is killed, with all below it, and named.
+
+        So goes also a runner that no command finds any more: somebody who tidies up has removed its directory.
+        """
         deadline = monotonic() + _LEAVING_S
         while (left := self._processes()) and monotonic() < deadline:
             select.select([], [], [], _PAUSE_S)
-        return left
+        for victim in [below for who, _ in left for below in (*procs.descendants(who.pid), who)]:
+            procs.send_signal(victim, signal.SIGKILL)
+        return [f"{title} (pid {who.pid}, killed)" for who, title in left]
 
-    def _processes(self) -> list[str]:
-        """Our processes of this home, by their titles and the files that they hold open there."""
+    def _processes(self) -> list[tuple[ProcessId, str]]:
+        """Our processes of this home, by their titles and the files that they hold open there, with their titles."""
         found = []
         for pid in procs.everyone():
             title = control.command_line(pid)
             ours = title.startswith("hapi: ") and f"[{self.namespace}]" in title
             if ours and any(path.startswith(f"{self.path}/") for path in procs.open_files(pid)):
-                found.append(f"{title} (pid {pid})")
+                who = procs.identity(pid)
+                found += [(who, title)] if who is not None else []
         return found
 
     async def status(self) -> wire.Status:
