@@ -85,6 +85,7 @@ class Peers:
         renamed = self.by_identity.get(peer.identity)
         if renamed is not None:
             self.remove(renamed.name)
+        self._departed.pop(peer.identity, None)
         self.by_identity[peer.identity] = peer
         self.routes[peer.name] = peer.identity
 

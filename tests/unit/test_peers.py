@@ -108,6 +108,16 @@ def test_who_was_refused_has_no_last_words():
     assert peers.speaker(b"1") is None
 
 
+def test_who_came_back_and_was_refused_has_no_last_words():
+    """Seen to fail: where `add` left it among those who departed."""
+    peers = Peers()
+    peers.add(peer("session:a", b"1"))
+    peers.depart("session:a")
+    peers.add(peer("session:a", b"1"))
+    peers.remove("session:a")
+    assert peers.speaker(b"1") is None
+
+
 def test_those_who_departed_are_forgotten_in_time():
     peers = Peers()
     for number in range(DEPARTED_KEPT + 1):
