@@ -38,12 +38,24 @@ class Record(msgspec.Struct, frozen=True):
 
 def keep(name: str, summary: str, numbers: dict[str, int], results: list[Result]) -> None:
     """Put a run on record."""
-    record = Record(summary, commit(), time.strftime("%Y-%m-%d"), machine(), numbers, results)
+    record = Record(summary, commit(), time.strftime("%Y-%m-%d"), machine(), numbers, list(map(_rounded, results)))
     known = read() | {name: record}
     found = {one: known[one] for one in ORDER if one in known}
-    _write(DATA, msgspec.json.format(msgspec.json.encode(found), indent=1))
+    _write(DATA, as_lines(found))
     _write(PAGE, page(found).encode())
     _write(DOCUMENT, with_targets(DOCUMENT.read_text(), found).encode())
+
+
+def as_lines(found: dict[str, Record]) -> bytes:
+    """JSON with a line for each benchmark: what is recorded anew is one changed line."""
+    lines = (msgspec.json.encode(name) + b": " + msgspec.json.encode(record) for name, record in found.items())
+    return b"{\n" + b",\n".join(lines) + b"\n}\n"
+
+
+def _rounded(result: Result) -> Result:
+    """With as many digits as a measurement has; tens of thousands of values are kept."""
+    rows = [msgspec.structs.replace(row, values=[float(f"{value:.6g}") for value in row.values]) for row in result.rows]
+    return msgspec.structs.replace(result, rows=rows)
 
 
 def read() -> dict[str, Record]:

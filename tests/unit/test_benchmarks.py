@@ -15,7 +15,7 @@ import pytest
 import benchmarks
 from benchmarks import ORDER
 from benchmarks.figures import MIB, Curve, Result, Row, Target, shown, table
-from benchmarks.records import Record, page, with_targets
+from benchmarks.records import Record, as_lines, page, with_targets
 from benchmarks.web import without_agent
 from tests.support.hub import find_hub
 
@@ -98,8 +98,10 @@ def test_curves_make_one_line_for_each_step():
 def test_a_record_survives_its_file_and_the_page_names_commit_and_machine():
     result = Result(title="T", rows=[PEER, OURS], targets=[Target("fast", "hapi", 0.1, "peer")])
     record = Record("What it is.", "abc1234", "2026-01-02", "two cores", {"rounds": 3}, [result])
-    found = msgspec.json.decode(msgspec.json.encode({"spawn": record}), type=dict[str, Record])
-    assert found == {"spawn": record}
+    data = as_lines({"spawn": record, "web": record})
+    assert msgspec.json.decode(data, type=dict[str, Record]) == {"spawn": record, "web": record}
+    assert len(data.splitlines()) == 4
+    found = {"spawn": record}
     text = page(found)
     assert "| [spawn](#spawn) | fast | 0.30 times | ≤ 0.1 times peer | **missed** |" in text
     assert "2026-01-02, commit abc1234, two cores; rounds 3" in text
