@@ -8,6 +8,7 @@ import pytest
 from hapi import config, wire
 from hapi.__main__ import main
 from hapi.cli import app, quick, words
+from hapi.errors import ErrorCode, HapiError
 from tests.unit.test_cli_fake import SESSION, FakeBroker, session, status
 
 QUICK = [
@@ -24,6 +25,11 @@ QUICK = [
     ["runner", "--namespace", "work", "list"],
     ["--namespace=work", "runner", "list", "--json"],
     ["runner", "list", "--namespace", "no such name", "--json"],
+    ["--namespace", "a", "runner", "list", "--namespace=b"],
+    ["runner", "list", "--namespace="],
+    ["runner", "list", "--namespace", "--json"],
+    ["runner", "list", "--namespace", "--"],
+    ["runner", "--namespace", "runner", "list"],
     ["runner", "stop-session", ""],
 ]
 FOR_THE_PARSER = [
@@ -80,6 +86,21 @@ def test_with_a_runner_the_answer_is_the_parsers(line, paths, capsys, monkeypatc
     with FakeBroker(paths, answers):
         ours, theirs = both(line, capsys)
     assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, BrokenPipeError, RuntimeError, HapiError(ErrorCode.DISK, "Full.")]
+)
+def test_what_goes_wrong_is_told_as_the_parser_tells_it(error, paths, capsys, monkeypatch):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("hapi.cli.output.Progress.__call__", fails)
+    monkeypatch.setattr("os.dup2", lambda *_: None)  # the standard output is pytest's
+    with FakeBroker(paths, lambda _: None):
+        ours, theirs = both(["runner", "list", "--json"], capsys)
+    assert ours == theirs
+    assert ours[0] == (130 if error is KeyboardInterrupt else ours[0]) != 0
 
 
 @pytest.mark.parametrize("line", FOR_THE_PARSER, ids=" ".join)
