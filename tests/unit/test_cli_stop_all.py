@@ -45,10 +45,16 @@ def test_no_more_are_under_way_than_allowed(settings):
 
 
 def test_a_runner_that_dies_ends_all_that_is_under_way(settings):
+    """And nothing more is sent: a queue that nobody empties takes a thousand, and would then hold us for ever.
+
+    Seen to fail: without `ended` in `each`.
+    """
     with FakeBroker(settings.paths, lambda _: None) as broker:
         asker = control.Control(settings, lambda _: broker._lock.release())
-        answers = asker.each([wire.StopSession(name(n)) for n in range(3)], 2, 60)
+        answers = list(asker.each([wire.StopSession(name(n)) for n in range(3000)], 2, 60))
+        assert sorted(index for index, _ in answers) == list(range(3000))
         assert {type(answer) for _, answer in answers} == {NotRunning}
+        assert len(broker.asked) == 2
 
 
 def test_what_is_left_is_named(settings, capsys):
