@@ -98,6 +98,34 @@ def test_a_runner_that_leaves_is_asked_again(settings):
     assert (tally.stopped, tally.failed) == (1, [])
 
 
+def test_a_runner_that_goes_between_the_list_and_the_first_stop(settings, monkeypatch):
+    """Seen to fail: without the NotRunning caught in `_each`."""
+    live = wire.SessionList([session(session_id=name(1))])
+    with FakeBroker(settings.paths, lambda body: wire.SessionStopped("stopped", body.target)) as broker:
+        steps = iter([broker._lock.release, lambda: broker._lock.acquire("")])
+
+        def listed(*_):
+            next(steps, int)()
+            return live
+
+        monkeypatch.setattr(stop_all, "carry_out", listed)
+        tally = stop_all.stop_everything(settings, stop_all.output.Progress(""))
+    assert (tally.stopped, tally.failed) == (1, [])
+
+
+def test_a_stop_that_the_next_runner_knows_nothing_of_is_asked_again(settings, monkeypatch):
+    """It was replaced in place, lock and all, and the question went down with the old one.
+
+    Seen to fail: without TIMEOUT in `_ASK_AGAIN`.
+    """
+    monkeypatch.setattr(stop_all, "STOP_TIMEOUT_S", 0.3)
+    replies = iter([None, wire.SessionStopped("stopped", name(1))])
+    live = wire.SessionList([session(session_id=name(1))])
+    with FakeBroker(settings.paths, lambda body: live if isinstance(body, wire.ListSessions) else next(replies)):
+        tally = stop_all.stop_everything(settings, stop_all.output.Progress(""))
+    assert (tally.stopped, tally.failed) == (1, [])
+
+
 @pytest.mark.parametrize("words", [[], ["1f0c", "--all"]])
 def test_one_or_all(settings, capsys, words):
     assert app.run(["runner", "stop-session", *words]) == 2
