@@ -1,5 +1,6 @@
 """`stop-session --all` against a broker that answers what the test wants, and as late as it wants."""
 
+import itertools
 import json
 
 import pytest
@@ -86,6 +87,22 @@ def test_what_is_left_is_named(settings, capsys):
     assert f"{name(3)}: still alive: 7, 8" in err
     assert f"{name(4)}: Cannot write. Make room." in err
     assert [body.target for body in broker.asked if isinstance(body, wire.StopSession)] == list(said) * 2
+
+
+def test_how_far_it_is_is_shown_also_while_every_stop_is_quick(settings, monkeypatch, capsys):
+    """Seen to fail: with the progress of `Control.each`, which knows only how long the oldest question is open."""
+    monkeypatch.setattr(stop_all.output, "is_terminal", lambda _: True)
+    monkeypatch.setattr(stop_all, "monotonic", itertools.count(0, 5).__next__)
+    live = wire.SessionList([session(session_id=name(n)) for n in range(3)])
+
+    def answer(body):
+        return live if isinstance(body, wire.ListSessions) else wire.SessionStopped("stopped", body.target)
+
+    with FakeBroker(settings.paths, answer):
+        assert stop_all.run(as_json=False) == 0
+    shown = capsys.readouterr().err
+    assert "Stopping the sessions: 1 of 3, " in shown
+    assert "Stopping the sessions: 2 of 3, " in shown
 
 
 def test_a_runner_that_leaves_is_asked_again(settings):
