@@ -4,10 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hapi import config, wire
 from hapi.__main__ import main
 from hapi.cli import app, quick, words
+from hapi.cli.scope import state
 from hapi.errors import ErrorCode, HapiError
 from tests.unit.test_cli_fake import SESSION, FakeBroker, session, status
 
@@ -106,6 +109,53 @@ def test_what_goes_wrong_is_told_as_the_parser_tells_it(error, paths, capsys, mo
 @pytest.mark.parametrize("line", FOR_THE_PARSER, ids=" ".join)
 def test_anything_else_is_left_to_the_parser(line):
     assert quick.prepared(line) is None
+
+
+COMMANDS = {
+    "hapi.cli.sessions": ("show_list", "stop_session"),
+    "hapi.cli.status": ("show", "show_all"),
+    "hapi.cli.running": ("start", "stop"),
+    "hapi.cli.stop_all": ("run",),
+}
+SAID = [
+    "--json",
+    "--all",
+    "--ended",
+    "--namespace",
+    "--namespace=w",
+    "--namespace=",
+    "w",
+    "",
+    "-",
+    "--",
+    "-h",
+    "--json=1",
+]
+LINES = st.tuples(
+    st.lists(st.sampled_from(["--namespace", "w", "--namespace=x", "--json"]), max_size=2),
+    st.sampled_from(sorted(quick._SWITCHES)),
+    st.lists(st.sampled_from(SAID), max_size=4),
+).map(lambda parts: [*parts[0], "runner", parts[1], *parts[2]])
+
+
+@given(LINES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+def test_whatever_is_understood_is_understood_as_the_parser_does(paths, line):
+    """Seen to fail: with the first `--namespace` counting, with `--all` beside a session, with `--` passed over."""
+    called = []
+
+    def recorded(name):
+        return lambda *given, **named: called.append((name, *map(str, given), named, state.namespace)) or 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in COMMANDS.items():
+            for name in names:
+                patch.setattr(f"{module}.{name}", recorded(f"{module}.{name}"))
+        if quick.prepared(line) is not None:
+            ours, count = main(line), len(called)
+            assert app.run(line) == ours
+            assert called[:count] == called[count:]
+            assert count == (ours == 0), "a wrong namespace is all that ends it before it begins"
 
 
 def test_it_knows_no_switch_that_the_parser_does_not():
