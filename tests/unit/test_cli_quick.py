@@ -117,25 +117,13 @@ COMMANDS = {
     "hapi.cli.running": ("start", "stop"),
     "hapi.cli.stop_all": ("run",),
 }
-SAID = [
-    "--json",
-    "--all",
-    "--ended",
-    "--namespace",
-    "--namespace=w",
-    "--namespace=",
-    "w",
-    "",
-    "-",
-    "--",
-    "-h",
-    "--json=1",
-]
+SAID = [[word] for word in ("--json", "--all", "--ended", "--namespace", "--namespace=", "w", "", "-", "--", "-h")]
+NAMESPACES = [["--namespace", "a"], ["--namespace", "b"], ["--namespace=c"]]
 LINES = st.tuples(
-    st.lists(st.sampled_from(["--namespace", "w", "--namespace=x", "--json"]), max_size=2),
-    st.sampled_from(sorted(quick._SWITCHES)),
-    st.lists(st.sampled_from(SAID), max_size=4),
-).map(lambda parts: [*parts[0], "runner", parts[1], *parts[2]])
+    st.lists(st.sampled_from(NAMESPACES), max_size=1),
+    st.sampled_from([["runner", command] for command in sorted(quick._SWITCHES)]),
+    st.lists(st.sampled_from(NAMESPACES + SAID), max_size=4),
+).map(lambda parts: [word for words_ in [*parts[0], parts[1], *parts[2]] for word in words_])
 
 
 @given(LINES)
