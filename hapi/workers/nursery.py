@@ -15,6 +15,7 @@ import select
 import signal
 import struct
 import traceback
+import warnings
 from typing import NoReturn
 
 import msgspec
@@ -182,6 +183,7 @@ def main() -> None:
     options = parser.parse_args()
     setproctitle.setproctitle(f"hapi: nursery [{options.namespace}]")
     gc.disable()
+    warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on a fork takes the blanks of our title for threads
     Nursery(options.namespace, options.fd, options.lifeline_fd).run()
     os._exit(0)  # a plain exit would wait for the sessions
 
