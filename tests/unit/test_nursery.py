@@ -14,6 +14,7 @@ from hapi.workers.orders import Exited, Fork, Forked, ForkFailed, FromNursery
 from tests.support.wait import until
 
 NAMESPACE = "default"
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # pytest may be
 
 
 @pytest.fixture
