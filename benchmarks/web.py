@@ -90,7 +90,12 @@ def _storm(side: Side, count: int) -> float:
 
 
 def _archive(side: Side, sessions: list[str]) -> None:
-    """End sessions, and wait until nothing of them runs: the next ones are to meet a quiet machine."""
+    """End sessions, and wait until nothing of them runs: the next ones are to meet a quiet machine.
+
+    Not before their agents are up: the peer lets a session live on whose archiving overtakes its start.
+    """
+    for session in sessions:
+        side.await_agent(session)
     for session in sessions:
         side.web.archive(session)
     wait(lambda: not {"session", "agent"} & set(side.processes().values()), _ACTIVE_S, f"sessions of {side.name} end")

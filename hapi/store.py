@@ -2,6 +2,7 @@
 
     sessions/<uuid>/spec.json    what was asked, never rewritten      sessions/<uuid>/journal    see hapi.journal
     sessions/<uuid>/state.json   SessionInfo, replaced atomically     sessions/<uuid>/*.log      bounded
+    sessions/<uuid>/moment.json  what of it is so just now; laid over the record, never synced
     sessions/<uuid>/untold.<n>   there while the hub has yet to hear of the end of generation n
     sessions/<uuid>/transcript   see hapi.transcript; bounded
     sessions/<uuid>/uploads/     what the web attached to messages; written by the hub connector
@@ -25,7 +26,7 @@ import msgspec
 from hapi import __version__
 from hapi.errors import ErrorCode, HapiError
 from hapi.files import NotAFile, overwrite, quarantine, read_file, replace, write_atomic
-from hapi.lifecycle import Phase
+from hapi.lifecycle import READY, Phase
 from hapi.wire import SessionInfo, Spawn
 
 _spec_decoder = msgspec.json.Decoder(Spawn)
@@ -50,6 +51,16 @@ class StateUnreadable(HapiError):
         self.fault = fault
 
 
+class _Moment(msgspec.Struct):
+    """What is so at the moment and is gone in the next: too fleeting for a synced record."""
+
+    generation: int
+    phase: Phase
+    queued: int = 0
+    last_words: str | None = None
+
+
+_moment_decoder = msgspec.json.Decoder(_Moment)
 SCROLLBACK_BYTES = 512 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -61,6 +72,7 @@ class SessionDirectory:
         self.path = path
         self.spec = path / "spec.json"
         self.state = path / "state.json"
+        self.moment = path / "moment.json"
         self.journal = path / "journal"
         self.lock = path / "lock"
         self.log = path / "session.log"
@@ -105,6 +117,11 @@ class SessionDirectory:
                 raise
             overwrite(self.state, data)
 
+    def write_moment(self, info: SessionInfo) -> None:
+        """Put down at what a session is that is up, for who reads its record. Never synced. Raises OSError."""
+        moment = _Moment(info.generation, info.phase, info.queued, info.last_words)
+        write_atomic(self.moment, msgspec.json.encode(moment), durable=False)
+
     def close_state(self, info: SessionInfo) -> None:
         """Record the end of a session whose supervisor is dead, keeping what a newer version wrote besides.
 
@@ -115,9 +132,9 @@ class SessionDirectory:
         self._replace_state(msgspec.json.encode(foreign | msgspec.to_builtins(info)), ends=True)
 
     def read_state(self) -> SessionInfo:
-        """The record. Raises StateUnreadable with the fault."""
+        """The record, with what is so at the moment. Raises StateUnreadable with the fault."""
         try:
-            return _state_decoder.decode(read_file(self.state))
+            return self._at_the_moment(_state_decoder.decode(read_file(self.state)))
         except FileNotFoundError as error:
             raise StateUnreadable(self.state, Fault.MISSING, error) from None
         except _NOT_JSON as error:
@@ -126,6 +143,18 @@ class SessionDirectory:
             raise StateUnreadable(self.state, Fault.NEWER if newer else Fault.DAMAGED, error) from None
         except OSError as error:
             raise StateUnreadable(self.state, Fault.REFUSED, error) from None
+
+    def _at_the_moment(self, info: SessionInfo) -> SessionInfo:
+        if info.phase not in READY:
+            return info
+        try:
+            moment = _moment_decoder.decode(read_file(self.moment))
+        except (OSError, *_NOT_JSON):
+            return info
+        if moment.generation != info.generation or moment.phase not in READY:
+            return info
+        phase, queued, last_words = moment.phase, moment.queued, moment.last_words
+        return msgspec.structs.replace(info, phase=phase, queued=queued, last_words=last_words)
 
     def last_generation(self) -> int:
         """How often this session was started, as far as its files tell, damaged records too; 0 for a new one."""

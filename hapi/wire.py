@@ -22,6 +22,7 @@ OLDEST_LEVEL = 1  # the lowest that it still serves; who says nothing speaks lev
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_HEADER_BYTES = 4 * 1024
 MAX_WAIT_MS = 60_000
+MAX_LINE_MS = 60_000  # how long a spawn is in line at most; then its start begins, which has a time-out of its own
 MAX_ORDER_BYTES = MAX_BODY_BYTES - 64 * 1024  # a spawn travels on inside a Welcome
 MAX_FRAME_BYTES = 64 * 1024 * 1024  # ZeroMQ drops the connection of a peer that sends more
 

@@ -196,11 +196,10 @@ class App:
     def _serve_bus(self) -> None:
         left = BATCH
         while left:
-            taken, messages = self.transport.pass_on(self.core.peers.passes, left)
-            for message in messages:
-                self._guarded(self._take_message, message)
-            if not messages:
+            taken, message = self.transport.pass_on(self.core.peers.passes, left)
+            if message is None:
                 return
+            self._guarded(self._take_message, message)
             left -= taken
 
     def _take_message(self, message: Message) -> None:

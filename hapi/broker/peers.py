@@ -75,8 +75,9 @@ class Peers:
         self.passes[identity, header] = target
 
     def add(self, peer: Peer) -> None:
-        """Register `peer`; an older connection under its name, or another name of its connection, is forgotten."""
-        self.passes.clear()
+        """Register `peer`; an older connection under its name, another name of its connection, and what was remembered
+        are forgotten.
+        """
         self.remove(peer.name)
         renamed = self.by_identity.get(peer.identity)
         if renamed is not None:
@@ -85,7 +86,7 @@ class Peers:
         self.routes[peer.name] = peer.identity
 
     def remove(self, name: str) -> Peer | None:
-        """Forget the peer of that name and return it."""
+        """Forget the peer of that name and return it, and whatever was remembered."""
         self.passes.clear()
         identity = self.routes.pop(name, None)
         return None if identity is None else self.by_identity.pop(identity, None)

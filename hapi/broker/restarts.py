@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import msgspec
 
+from hapi.broker.spawns import MAX_PENDING
 from hapi.lifecycle import Phase
 from hapi.wire import SessionInfo, Spawn
 
@@ -26,7 +27,7 @@ class Restarts:
         return msgspec.structs.replace(info, phase=Phase.STARTING, supervisor=None, agent_process=None)
 
     def take(self, pending: Collection[str]) -> Spawn | None:
-        """The next one to spawn; None when the queue is empty or AT_ONCE are among the `pending` spawns."""
+        """The next one to spawn; None when `due` says no."""
         if not self.due(pending):
             return None
         session_id, info = self._waiting.popitem(last=False)
@@ -41,9 +42,9 @@ class Restarts:
         )
 
     def due(self, pending: Collection[str]) -> bool:
-        """Whether `take` has something."""
+        """Whether one waits and there is room: fewer than AT_ONCE are among the `pending` spawns, which are not too many."""
         self._under_way = {key for key in self._under_way if key in pending}
-        return bool(self._waiting) and len(self._under_way) < AT_ONCE
+        return bool(self._waiting) and len(self._under_way) < AT_ONCE and len(pending) < MAX_PENDING
 
     def waits(self, session_id: str) -> bool:
         """Whether it is still in the queue."""

@@ -7,7 +7,7 @@ would all be too late, the same hundreds one after another are not. The others w
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import msgspec
@@ -20,7 +20,7 @@ from hapi.lifecycle import EndReason
 MAX_PENDING = 512
 STOP_DEADLINE_S = 15.0
 SLOW_S = 5.0  # one that takes longer waits for something else than the processor, and holds nobody up
-LINE_S = 60.0  # at most in line before its start begins
+LINE_S = wire.MAX_LINE_MS / 1000  # at most in line before its start begins
 _FORK_MARGIN_S = 5.0
 
 
@@ -51,14 +51,14 @@ class Spawns:
         self.pending: dict[str, PendingSpawn] = {}
         self._timeout_s = ready_timeout_s + _FORK_MARGIN_S
         self._at_once = at_once
-        self._line: deque[str] = deque()
-        self._starting: dict[str, float] = {}
+        self._line: OrderedDict[str, None] = OrderedDict()  # some of those that are pending
+        self._starting: dict[str, float] = {}  # others of them, and since when
 
     def begin(self, order: wire.Spawn, waiter: ReplyTo | None, now: float, *, joined: bool = False) -> bool:
         """Wait for that session; True when it gets in line to be started, False when it is under way already, or `joined`.
 
-        `waiter` is None when nobody waits: the runner restarts it. Raises HapiError(at_capacity) when too many spawns
-        are under way.
+        `waiter` is None when nobody waits: the runner restarts it, which is older than all that is asked now, and comes
+        first. Raises HapiError(at_capacity) when too many spawns are under way.
         """
         waiters = [] if waiter is None else [waiter]
         found = self.pending.get(order.session_id)
@@ -70,24 +70,22 @@ class Spawns:
         patience = self._timeout_s if joined else LINE_S
         self.pending[order.session_id] = PendingSpawn(order, waiters, now + patience, joined=joined)
         if not joined:
-            self._line.append(order.session_id)
+            self._line[order.session_id] = None
+            self._line.move_to_end(order.session_id, last=waiter is not None)
         return not joined
 
     def admit(self, now: float) -> Iterator[str]:
         """Those whose turn it is to be forked, in the order in which they came; their time to get ready begins."""
-        began = self._starting.items()
-        self._starting = {key: at for key, at in began if key in self.pending and now < at + SLOW_S}
+        self._starting = {key: at for key, at in self._starting.items() if now < at + SLOW_S}
         while self._line and len(self._starting) < self._at_once:
-            session_id = self._line.popleft()
-            spawn = self.pending.get(session_id)
-            if spawn is not None:
-                spawn.deadline = now + self._timeout_s
-                self._starting[session_id] = now
-                yield session_id
+            session_id, _ = self._line.popitem(last=False)
+            self.pending[session_id].deadline = now + self._timeout_s
+            self._starting[session_id] = now
+            yield session_id
 
     def in_line(self, session_id: str) -> bool:
         """Whether its start has yet to begin."""
-        return session_id in self._line and session_id in self.pending
+        return session_id in self._line
 
     def too_late(self, session_id: str) -> wire.Failure:
         """What whoever waits for an overdue session is told."""
@@ -100,14 +98,15 @@ class Spawns:
         """When `admit` has somebody; None while nobody is in line."""
         if not self._line:
             return None
-        began = [at for key, at in self._starting.items() if key in self.pending]
-        return 0.0 if len(began) < self._at_once else min(began) + SLOW_S
+        return 0.0 if len(self._starting) < self._at_once else min(self._starting.values()) + SLOW_S
 
     def settle(self, session_id: str, body: wire.Spawned | wire.Failure) -> list[Answer]:
         """The session is ready, or never will be: the answers to all who wait for it. Only the first one started it."""
         found = self.pending.pop(session_id, None)
         if found is None:
             return []
+        self._line.pop(session_id, None)
+        self._starting.pop(session_id, None)
         again = msgspec.structs.replace(body, existing=True) if isinstance(body, wire.Spawned) else body
         bodies = [again if found.joined else body, *[again] * len(found.waiters)]
         return [Answer(waiter, said) for waiter, said in zip(found.waiters, bodies, strict=False)]

@@ -19,8 +19,6 @@ _QUEUE = 10_000
 _NOW = int(zmq.NOBLOCK)  # plain integers: pyzmq's own flags are enumerations, which take a microsecond to combine
 _NOW_AND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
-_UNNAMED = 5  # the length of an identity that ZeroMQ made up; it begins with a zero
-
 Pass = tuple[bytes, bytes]  # a sender's identity, and a header of its
 Message = tuple[bytes, bytes, list[zmq.Frame]]  # identity, header, and what is behind it: one body, if all is well
 
@@ -37,47 +35,43 @@ class Transport:
         self._receive = self.bus.recv  # bound once, for the hot path
         self._send = super(zmq.Socket, self.bus).send  # pyzmq's own wrapper around it takes half of the time
 
-    def pass_on(self, passes: Mapping[Pass, bytes], limit: int) -> tuple[int, list[Message]]:
+    def pass_on(self, passes: Mapping[Pass, bytes], limit: int) -> tuple[int, Message | None]:
         """The hot path: forward what `passes` knows to which identity, `limit` messages at most, up to one that it does
-        not know. Returns how many were taken from the queue, and those that want a decision (they are counted, too).
+        not know, or that is not a header with one body. Returns how many were taken from the queue, and that one (it is
+        counted, too): it wants a decision.
 
-        A ROUTER never gives an identity without a frame behind it. So the last frame in the third place proves that the
-        three were one message, and nothing has to be asked for; asking costs more than forwarding.
+        The frames tell where a message ends: to ask the socket takes longer.
         """
-        receive = self._receive
-        for taken in range(limit):
+        receive, forward = self._receive, self.forward
+        taken = forwarded = 0
+        message: Message | None = None
+        while taken < limit and message is None:
             try:
                 identity = receive(_NOW)
             except zmq.Again:
-                return taken, []
-            header = receive(_NOW)
+                break
+            taken += 1
+            first = receive(_NOW, False)  # a ROUTER never gives an identity without a frame behind it
+            header = first.bytes
             target = passes.get((identity, header))
-            if target is None:
-                return taken + 1, [(identity, header, self._rest())]
-            try:
-                body = receive(_NOW, False)
-            except zmq.Again:
-                return taken + 1, [(identity, header, [])]
+            if target is None or not first.more:
+                message = identity, header, self._behind(first)
+                continue
+            body = receive(_NOW, False)
             if body.more:
-                return taken + 1, self._misframed(identity, header, body)
-            self._counters["forwarded"] += self.forward(target, header, body)
-        return limit, []
+                message = identity, header, [body, *self._behind(body)]
+                continue
+            forwarded += forward(target, header, body)
+        self._counters["forwarded"] += forwarded
+        return taken, message
 
-    def _rest(self) -> list[zmq.Frame]:
-        """What is behind the header just received, not copied."""
-        more = bool(self.bus.getsockopt(zmq.RCVMORE))
+    def _behind(self, frame: zmq.Frame) -> list[zmq.Frame]:
+        """What is behind the frame just received in its message, not copied."""
         frames: list[zmq.Frame] = []
-        while more:
-            frames.append(self._receive(_NOW, False))
-            more = frames[-1].more
+        while frame.more:
+            frame = self._receive(_NOW, False)
+            frames.append(frame)
         return frames
-
-    def _misframed(self, identity: bytes, header: bytes, frame: zmq.Frame) -> list[Message]:
-        """A header that has always had one body behind it now has none, or several: its neighbour's message is safe."""
-        data = frame.bytes
-        if len(data) == _UNNAMED and not data[0]:  # it had none: this is the next message's sender
-            return [(identity, header, []), (data, self._receive(_NOW), self._rest())]
-        return [(identity, header, [frame, *self._rest()])]
 
     def leave(self) -> None:
         """Take no more clients; those that are connected can still be answered. Who comes later waits for the next."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hapi.launch import Started
 
 _REPEATABLE = (wire.Spawn, wire.StopSession, wire.ListSessions)  # twice is as good as once, for any supervisor
-_READY_MARGIN_S = 10.0  # so that the broker is the one to say that an agent is late
+_READY_MARGIN_S = 10.0  # so that the broker is the one to say that an agent, or its turn, is late
 _Reply = TypeVar("_Reply", bound=wire.ControlReply)
 
 
@@ -44,8 +44,9 @@ def carry_out(
 
 
 def spawned(config: Config, order: wire.Spawn, progress: output.Progress) -> wire.Spawned:
-    """`carry_out` a spawn, with patience for the agent to get ready."""
-    return carry_out(config, order, wire.Spawned, progress, config.ready_timeout_ms / 1000 + _READY_MARGIN_S)
+    """`carry_out` a spawn, with patience for its turn to come and for the agent to get ready."""
+    patience_ms = wire.MAX_LINE_MS + config.ready_timeout_ms
+    return carry_out(config, order, wire.Spawned, progress, patience_ms / 1000 + _READY_MARGIN_S)
 
 
 def have_runner(config: Config, waiting: Waiting) -> Started:

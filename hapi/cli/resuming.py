@@ -79,7 +79,8 @@ def _meant(config: Config, target: str | None) -> wire.SessionInfo | None:
     with output.Progress("Looking …") as progress:
         found = carry_out(config, wire.ListSessions(ended=True), wire.SessionList, progress).sessions
     if target is not None:
-        return attach.find(config, target)
+        meant = attach.find(config, target)  # its record may be some seconds behind in whether it is at work
+        return next((info for info in found if info.session_id == meant.session_id), meant)
     near = candidates(found, os.getcwd(), config)
     if not near:
         hint = "Elsewhere: hapi resume ID. A new one: hapi AGENT"

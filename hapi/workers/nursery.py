@@ -16,7 +16,9 @@ import signal
 import struct
 import traceback
 import warnings
-from typing import NoReturn
+from collections.abc import Callable
+from multiprocessing import process
+from multiprocessing.context import ForkProcess
 
 import msgspec
 import setproctitle
@@ -38,6 +40,36 @@ _PRELOADED = (
 )
 _REHEARSALS = 10  # the interpreter has settled how to run a function after eight calls
 _LENGTH = struct.Struct("!i")  # before each message: what multiprocessing's pipes, the broker's end, have there
+
+
+class _Worker(ForkProcess):
+    """A process that begins and ends with its work, and of which the nursery keeps nothing.
+
+    What else multiprocessing does (a new stdin, names, finalizers in the child; a list of all children in the parent,
+    each of whom is asked for at every start) would cost a session half a megabyte of shared pages, and more with each
+    session that is there before it.
+    """
+
+    def __init__(self, work: Callable[[Fork], None], order: Fork) -> None:
+        super().__init__(name=f"hapi-{order.kind}-{order.name}")
+        self._work = work
+        self._order = order
+
+    def start(self) -> None:
+        """Fork. Raises OSError. Whoever calls this reaps the child, by its pid."""
+        super().start()
+        process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def _bootstrap(self, parent_sentinel: object = None) -> int:  # noqa: ARG002 - multiprocessing's call
+        """Called in the child by multiprocessing, which ends the process with the result."""
+        try:
+            self._work(self._order)
+        except SystemExit as ending:
+            return ending.code if isinstance(ending.code, int) else 1
+        except BaseException:  # noqa: BLE001 - a child must not return into the nursery's loop
+            traceback.print_exc()  # to nursery.log
+            return 1
+        return 0
 
 
 class Nursery:
@@ -73,13 +105,13 @@ class Nursery:
         if not data:
             return False
         order = msgspec.msgpack.decode(data, type=Fork)
+        worker = _Worker(self._work, order)
         try:
-            pid = os.fork()
+            worker.start()
         except OSError as error:
             return self._say(ForkFailed(order.kind, order.name, str(error)))
-        if pid == 0:
-            self._be_child(order)
         crash_point("nursery.forked")
+        pid = worker.pid or 0
         self._children[pid] = order
         return self._say(Forked(order.kind, order.name, pid))
 
@@ -98,19 +130,6 @@ class Nursery:
         except OSError:
             return False
         return True
-
-    def _be_child(self, order: Fork) -> NoReturn:
-        """Do the order's work and end; nothing of the nursery's goes on here."""
-        code = 1
-        try:
-            self._work(order)
-            code = 0
-        except SystemExit as ending:
-            code = ending.code if isinstance(ending.code, int) else 1
-        except BaseException:  # noqa: BLE001 - a child must not return into the nursery's loop
-            traceback.print_exc()  # to nursery.log
-        finally:
-            os._exit(code)
 
     def _work(self, order: Fork) -> None:
         signal.set_wakeup_fd(-1)

@@ -247,9 +247,8 @@ def test_trap_33_a_death_at_any_step_of_an_event_out(stage: Stage, point: str, v
     session = stage.spawn()
     key, words = session.session_id, uuid.uuid4().hex
     said = f"chunk 1 of 1 \n\n{words}"
-    strike = stage.strike(
-        victim, point, session, "2"
-    )  # the first event, and batch, says that the agent has the message
+    # the first event, and batch, says that the agent has the message
+    strike = stage.strike(victim, point, session, "2")
     stage.web.send(key, f"/slow 0.15 1 ; /say {words} ; /tool Bash", words)
     strike()
     stage.heal()

@@ -462,4 +462,5 @@ def saved_file(stage: Stage, session: str) -> Path:
 
 
 def saved(stage: Stage, session: str) -> str:
-    return saved_file(stage, session).read_text()
+    """What the demo agent keeps of the session, as JSON with blanks."""
+    return json.dumps(json.loads(saved_file(stage, session).read_text()))

@@ -376,6 +376,27 @@ def test_a_stop_takes_a_session_out_of_the_line_at_once(core):
     assert ready(core, at_once[0]) == [more]
 
 
+def test_who_leaves_the_line_and_comes_again_is_started_once(core):
+    """Two supervisors were forked for it; the one too many ended, and with it the spawn.
+
+    Seen to fail: with a queue of ids that kept its first place, too.
+    """
+    at_once, (last,) = in_line(core, 1)
+    core.request(cli(9), wire.StopSession(last), T)
+    assert forked(core.request(cli(), order(last), T)) == []
+    started = [key for done in at_once[:3] for key in ready(core, done)]
+    assert started == [last]
+
+
+def test_who_failed_and_comes_again_takes_no_place_before_its_turn(core):
+    """Seen to fail: where `settle` left the place of its first start."""
+    at_once, (first, last) = in_line(core, 2)
+    core.never_started(at_once[0], wire.Failure("internal", "x"))
+    assert forked(core.request(cli(), order(at_once[0]), T)) == [first]
+    assert ready(core, at_once[1]) == [last]
+    assert ready(core, at_once[2]) == [at_once[0]]
+
+
 def test_who_is_in_line_outlives_the_nursery(core):
     _, (last,) = in_line(core, 1)
     core.nursery_lost()
@@ -1177,6 +1198,28 @@ def test_a_few_are_started_at_a_time(core):
         tell(core, wire.session_peer(key), wire.SessionChanged(info(key, generation=2)))
     assert core.next_deadline() == 0
     assert len(core.tick(T)) == 2
+
+
+def test_a_restart_does_not_get_in_line_behind_new_spawns(core):
+    """In line for too long it would end for good.
+
+    Seen to fail: with one end of the line for all.
+    """
+    at_once, (last,) = in_line(core, 1)
+    assert reboot(core, ID) == []
+    assert ready(core, at_once[0]) == [ID]
+    assert ready(core, at_once[1]) == [last]
+
+
+def test_restarts_wait_until_there_is_room(core):
+    """Seen to fail: the broker ended with `at_capacity`, and its successors too."""
+    for _ in range(MAX_PENDING):
+        core.request(cli(), order(new_session_id()), T)
+    assert reboot(core, ID) == []
+    assert core.next_deadline() > T  # and the loop does not spin
+    assert core.restarts.waits(ID)
+    core.spawns.settle(next(iter(core.spawns.pending)), wire.Failure("internal", "x"))
+    assert ForkSession(ID) in core.tick(T)
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -66,6 +66,31 @@ async def test_the_beginning_and_end_of_turns_are_one_write_and_late(directory, 
     assert directory.read_state() == info
 
 
+async def test_who_reads_the_record_sees_the_moment(directory, info):
+    """A broker that comes back just then, `hapi attach`, `hapi resume`: a session at work is not at rest for them."""
+    record = Record(directory, info)
+    record.keep()
+    info.phase, info.queued, info.last_words = Phase.WORKING, 1, "hm"
+    record.keep()
+    assert directory.written == 1
+    assert directory.read_state() == info
+    info.phase, info.title = Phase.IDLE, "decisive"
+    record.keep()
+    assert directory.read_state() == info
+    info.phase = Phase.STOPPING
+    record.keep()
+    assert directory.read_state() == info
+
+
+@pytest.mark.parametrize(
+    "held", [b"", b"{", b'{"generation":7,"phase":"working"}', b'{"generation":0,"phase":"ended"}']
+)
+async def test_a_moment_that_is_none_or_anothers_changes_nothing(directory, info, held):
+    Record(directory, info).keep()
+    directory.moment.write_bytes(held)
+    assert directory.read_state() == info
+
+
 async def test_a_damaged_record_is_written_anew_with_the_next_news(directory, info, monkeypatch):
     monkeypatch.setattr(record_module, "LATER_S", 0.01)
     record = Record(directory, info)

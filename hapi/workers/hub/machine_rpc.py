@@ -19,8 +19,7 @@ from hapi.workers.hub.model_lists import ModelLists
 from hapi.workers.hub.rpc import Rpc
 from hapi.workers.hub.sessions import Sessions
 
-SPAWN_GRACE_S = 4.0
-SPAWN_LONGEST_S = 28.0  # the hub gives up after 30 s
+SPAWN_TIMEOUT_S = 28.0  # the hub gives up after 30 s; a runner that has much to start may need it all
 STOP_TIMEOUT_S = 20.0
 STOP_RUNNER_TIMEOUT_S = 5.0
 TOO_SLOW = "The session was not ready in time, and the web was told that it failed; it was stopped."
@@ -82,10 +81,9 @@ class MachineRpc:
     async def _start(self, order: wire.Spawn) -> str:
         roots = self._context.runner.workspace_roots
         await asyncio.to_thread(browse.confine, order.directory, roots)
-        patience = min(SPAWN_LONGEST_S, self._context.config.ready_timeout_ms / 1000 + SPAWN_GRACE_S)
-        deadline = monotonic() + patience
+        deadline = monotonic() + SPAWN_TIMEOUT_S
         try:
-            reply = await self._context.bus.request(wire.BROKER, order, patience)
+            reply = await self._context.bus.request(wire.BROKER, order, SPAWN_TIMEOUT_S)
         except HapiError as error:
             if error.code is ErrorCode.TIMEOUT:
                 self._context.start(self._kill_late(order.session_id, TOO_SLOW), "late spawn")

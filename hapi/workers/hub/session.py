@@ -284,9 +284,8 @@ class SessionLink:
             self._written = newest
         taken = await self.outbox.send_batch(self._door)
         if taken and self.snapshot().info.phase not in BUSY:
-            await (
-                self._beat()
-            )  # the hub takes a session for busy from a person's message on, until a keepalive denies it
+            # the hub takes a session for busy from a person's message on, until a keepalive denies it
+            await self._beat()
         if not self.outbox.empty:
             self._wake.set()
 

@@ -32,7 +32,8 @@ async def to_chat(context: Context, info: wire.SessionInfo) -> None:
 
 
 async def _start(context: Context, order: wire.Spawn) -> None:
-    await context.bus.request(wire.BROKER, order, context.config.ready_timeout_ms / 1000 + SPAWN_GRACE_S)
+    patience_ms = wire.MAX_LINE_MS + context.config.ready_timeout_ms
+    await context.bus.request(wire.BROKER, order, patience_ms / 1000 + SPAWN_GRACE_S)
 
 
 async def _put_back(context: Context, info: wire.SessionInfo) -> str:

@@ -31,12 +31,10 @@ class News:
         """Tell the broker how the session is now, or within SOON_S. A message that has been accepted is told of before
         its sender hears.
         """
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
         if soon:
-            self._later = asyncio.get_running_loop().call_later(SOON_S, self._tell_late)
+            self._tell_within(SOON_S)
             return
+        self._forget_timer()
         self.count()
         self._link.send(wire.BROKER, wire.SessionChanged(msgspec.structs.replace(self._info)))
 
@@ -57,8 +55,20 @@ class News:
         if line is None or line == self._info.last_words:
             return
         self._info.last_words = line
-        if self._later is None:
-            self._later = asyncio.get_running_loop().call_later(WORDS_S, self._tell_late)
+        self._tell_within(WORDS_S)
+
+    def _tell_within(self, delay_s: float) -> None:
+        """Whatever is told earlier does for this, too; asking again does not put it off."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + delay_s
+        if self._later is None or self._later.when() > at:
+            self._forget_timer()
+            self._later = loop.call_at(at, self._tell_late)
+
+    def _forget_timer(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
 
     def _tell_late(self) -> None:
         self._later = None
