@@ -75,6 +75,12 @@ def test_a_child_never_comes_back_into_the_nursery(pipe, work, code):
 
 @pytest.mark.parametrize("error", [BlockingIOError(11, "Resource temporarily unavailable"), OSError(12, "No memory")])
 def test_a_fork_that_the_system_refuses_is_told_and_the_next_one_is_tried(pipe, monkeypatch, error):
+    """And nothing stays open: with many refusals the limit of open files would have been the next one.
+
+    Seen to fail: with multiprocessing's own `_launch`.
+    """
+    before = os.listdir("/proc/self/fd")
+
     def refused():
         raise error
 
@@ -84,6 +90,7 @@ def test_a_fork_that_the_system_refuses_is_told_and_the_next_one_is_tried(pipe, 
         ordered(pipe)
         assert mother._serve()
     assert heard(pipe) == ForkFailed("session", "s", str(error))
+    assert os.listdir("/proc/self/fd") == before
     ordered(pipe)
     assert mother._serve()
     forked = heard(pipe)
