@@ -122,7 +122,7 @@ ALLOWED = {
     "engineio": {"hapi.workers.hub.door"},
     "acp": set(),  # with its models in pydantic, 20 MB and half a second: the tests' oracle
     "pydantic": set(),
-    "multiprocessing": {"hapi.broker.nursery"},
+    "multiprocessing": {"hapi.broker.nursery", "hapi.workers.nursery"},
     "sqlite3": set(),
     "pickle": set(),
     "requests": set(),
