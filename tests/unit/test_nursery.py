@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 
 import msgspec
@@ -9,106 +10,79 @@ import pytest
 
 from hapi.broker import nursery as brokers
 from hapi.procs import identity, is_alive
-from hapi.workers import nursery
+from hapi.workers import nursery as workers
 from hapi.workers.orders import Exited, Fork, Forked, ForkFailed, FromNursery
+from tests.support import mother
 from tests.support.wait import until
 
 NAMESPACE = "default"
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # pytest may be
+
+
+class Served:
+    """A nursery of its own process, whose first forks are `refused`, and the broker's end of its pipe."""
+
+    def __init__(self, refused=0):
+        self.pipe, theirs = brokers.Pipe()
+        words = [sys.executable, mother.__file__, str(theirs.fileno()), str(refused)]
+        self.process = subprocess.Popen(
+            words, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        )
+        theirs.close()
+
+    def order(self, name):
+        self.pipe.send_bytes(msgspec.msgpack.encode(Fork("session", name)))
+
+    def news(self):
+        assert self.pipe.poll(20)
+        return msgspec.msgpack.decode(self.pipe.recv_bytes(), type=FromNursery)
+
+    def child(self, name):
+        """A child's pid and exit code."""
+        self.order(name)
+        forked, exited = self.news(), self.news()
+        assert (forked, exited) == (
+            Forked("session", name, forked.pid),
+            Exited("session", name, forked.pid, exited.code),
+        )
+        return forked.pid, exited.code
 
 
 @pytest.fixture
-def pipe():
-    ours, theirs = brokers.Pipe()
-    yield ours, theirs
-    ours.close()
-    theirs.close()
+def served():
+    made = []
+
+    def serve(*args):
+        made.append(Served(*args))
+        return made[-1]
+
+    yield serve
+    for one in made:
+        one.pipe.close()
+        assert one.process.wait(20) == 0
 
 
-def ordered(pipe, kind="session", name="s"):
-    pipe[0].send_bytes(msgspec.msgpack.encode(Fork(kind, name)))
-
-
-def heard(pipe):
-    assert pipe[0].poll(10)
-    return msgspec.msgpack.decode(pipe[0].recv_bytes(), type=FromNursery)
-
-
-class Mother(nursery.Nursery):
-    """A nursery whose children do what the test wants, and not their order's work."""
-
-    work = staticmethod(lambda: None)
-
-    def _work(self, order):
-        self.work()
-
-
-def fails():
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    raise RuntimeError("a bug of ours")
-
-
-def leaves():
-    raise SystemExit(7)
-
-
-def says_why():
-    raise SystemExit("words")
-
-
-@pytest.mark.parametrize(
-    ("work", "code"), [(lambda: None, 0), (fails, 1), (leaves, 7), (says_why, 1), (lambda: os.kill(os.getpid(), 9), -9)]
-)
-def test_a_child_never_comes_back_into_the_nursery(pipe, work, code):
+def test_a_child_never_comes_back_into_the_nursery(served):
     """However its work ends, so does its process; it is reaped, and the broker is told how."""
-    mother = Mother(NAMESPACE, pipe[1].fileno(), 0)
-    mother.work = work
-    ordered(pipe)
-    assert mother._serve()
-    forked = heard(pipe)
-    assert forked == Forked("session", "s", forked.pid)
-    until(lambda: mother._reap() or not mother._children, 10, "it has ended")
-    assert heard(pipe) == Exited("session", "s", forked.pid, code)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(forked.pid, os.WNOHANG)
+    nursery = served()
+    found = {name: nursery.child(name) for name in ("ends", "fails", "leaves", "says why", "is killed")}
+    assert [code for _, code in found.values()] == [0, 1, 7, 1, -9]
+    assert not any(os.path.exists(f"/proc/{pid}") for pid, _ in found.values())
 
 
-@pytest.mark.parametrize("error", [BlockingIOError(11, "Resource temporarily unavailable"), OSError(12, "No memory")])
-def test_a_fork_that_the_system_refuses_is_told_and_the_next_one_is_tried(pipe, monkeypatch, error):
-    """And nothing stays open: with many refusals the limit of open files would have been the next one.
+def test_a_fork_that_the_system_refuses_is_told_and_leaves_nothing_open(served):
+    """With many refusals the limit of open files would have been the next one.
 
     Seen to fail: with multiprocessing's own `_launch`.
     """
-    before = os.listdir("/proc/self/fd")
-
-    def refused():
-        raise error
-
-    mother = Mother(NAMESPACE, pipe[1].fileno(), 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fork", refused)
-        ordered(pipe)
-        assert mother._serve()
-    assert heard(pipe) == ForkFailed("session", "s", str(error))
-    assert os.listdir("/proc/self/fd") == before
-    ordered(pipe)
-    assert mother._serve()
-    forked = heard(pipe)
-    until(lambda: mother._reap() or not mother._children, 10, "it has ended")
-    assert heard(pipe) == Exited("session", "s", forked.pid, 0)
+    nursery = served(5)
+    for _ in range(5):
+        nursery.order("ends")
+        assert nursery.news() == ForkFailed("session", "ends", "[Errno 11] refused")
+    assert nursery.child("counts")[1] == served().child("counts")[1]
 
 
-def test_a_broker_that_is_gone_ends_it(pipe):
-    mother = Mother(NAMESPACE, pipe[1].fileno(), 0)
-    pipe[0].close()
-    assert not mother._serve()
-
-
-def test_a_broker_that_dies_in_the_middle_of_an_order_ends_it(pipe):
-    mother = Mother(NAMESPACE, pipe[1].fileno(), 0)
-    os.write(pipe[0].fileno(), nursery._LENGTH.pack(100) + b"half")
-    pipe[0].close()
-    assert not mother._serve()
+def test_a_broker_that_dies_in_the_middle_of_an_order_ends_it(served):
+    os.write(served().pipe.fileno(), workers._LENGTH.pack(100) + b"half")
 
 
 def test_what_a_child_takes_over_from_the_nursery(tmp_path, monkeypatch):
