@@ -78,14 +78,18 @@ class Control:
         with _connected(self._config.paths.control_endpoint, "DEALER") as socket:
             asked: dict[int, tuple[int, float]] = {}
             left = deque(enumerate(bodies))
-            while left or asked:
-                while left and len(asked) < at_once:
+            ended = False
+            while asked or (left and not ended):
+                while left and not ended and len(asked) < at_once:
                     index, body = left.popleft()
                     number = next(self._numbers)
                     asked[number] = index, monotonic()
                     socket.send_multipart([b"", *_frames(number, body)])
                 for number, answer in self._answers(socket, asked, timeout_s):
+                    ended = ended or isinstance(answer, NotRunning)
                     yield asked.pop(number)[0], answer
+        for index, _ in left:
+            yield index, NotRunning("The runner ended before it was asked.")
 
     def _answers(
         self, socket: zmq.Socket[bytes], asked: Mapping[int, tuple[int, float]], timeout_s: float

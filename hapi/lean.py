@@ -5,6 +5,13 @@ from __future__ import annotations
 import sys
 
 _SPARED = "typing_extensions"
+_DIGESTS = (
+    "_blake2",
+    "_md5",
+    "_sha1",
+    "_sha3",
+    *(("_sha256", "_sha512") if sys.version_info < (3, 12) else ("_sha2",)),
+)
 
 
 def import_msgspec() -> None:
@@ -22,9 +29,9 @@ def import_msgspec() -> None:
 
 def import_hashlib() -> None:
     """Import hashlib without OpenSSL: a process that makes a digest now and then does with Python's own, and without
-    1 MB. Nothing changes where hashlib is loaded already.
+    1 MB. Nothing changes where hashlib is loaded already, or Python was built without its own (Fedora's, for one).
     """
-    if "hashlib" in sys.modules:
+    if "hashlib" in sys.modules or not all(map(_is_there, _DIGESTS)):
         return
     sys.modules["_hashlib"] = None  # type: ignore[assignment]
     try:
@@ -48,3 +55,11 @@ def import_aiohttp() -> None:
         import aiohttp  # noqa: F401
     finally:
         ssl.create_default_context = whole
+
+
+def _is_there(module: str) -> bool:
+    try:
+        __import__(module)  # importlib would cost every command half a millisecond
+    except ImportError:
+        return False
+    return True

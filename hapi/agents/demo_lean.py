@@ -63,7 +63,7 @@ class _Reading:
     """What `json` reads by default, for the scanner."""
 
     strict = True
-    object_hook = object_pairs_hook = None
+    object_hook = object_pairs_hook = array_hook = None
     parse_float, parse_int = float, int
 
     @staticmethod
@@ -72,14 +72,16 @@ class _Reading:
 
 
 def _codec() -> tuple[Callable[[str], Any], Callable[[Any], str]]:
+    reading: Any = _Reading
     try:
         from _json import encode_basestring_ascii, make_encoder, make_scanner
-    except ImportError:
+
+        scan = make_scanner(reading)
+        make_encoder({}, _unknown, encode_basestring_ascii, None, ":", ",", False, False, True)
+    except (ImportError, AttributeError, TypeError):  # there is none, or it is another interpreter's, made otherwise
         import json
 
         return json.loads, lambda value: json.dumps(value, separators=(",", ":"))
-    reading: Any = _Reading
-    scan = make_scanner(reading)
 
     def load(text: str) -> Any:
         try:

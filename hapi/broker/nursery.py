@@ -17,15 +17,20 @@ import msgspec
 
 from hapi.workers.orders import Fork, FromNursery
 
+LOG_BYTES = 5 * 1024 * 1024
 _decoder: msgspec.msgpack.Decoder[FromNursery] = msgspec.msgpack.Decoder(FromNursery)
 
 
 class Nursery:
-    """One nursery process and the pipe to it."""
+    """One nursery process and the pipe to it. What it and its children write to stderr goes to `log`, which is put aside
+    (`.1`) when it is longer than LOG_BYTES by then.
+    """
 
     def __init__(self, namespace: str, lifeline: int, log: Path) -> None:
         self._pipe, theirs = Pipe()
         arguments = ["--namespace", namespace, "--fd", str(theirs.fileno()), "--lifeline-fd", str(lifeline)]
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            log.replace(log.with_name(f"{log.name}.1"))
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "hapi.workers.nursery", *arguments],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,13 +14,14 @@ from hapi.cli.scope import load
 from hapi.cli.sessions import STOP_TIMEOUT_S
 from hapi.clock import monotonic
 from hapi.config import Config
-from hapi.control import Control
-from hapi.errors import EXIT_OK, EXIT_USER, ErrorCode, HapiError
+from hapi.control import Control, Waiting
+from hapi.errors import EXIT_OK, EXIT_USER, ErrorCode, HapiError, NotRunning
 from hapi.lifecycle import Phase
 
 AT_ONCE = 32  # keeps every core busy, and each stop far within its deadline
 _ROUNDS = 3
-_ASK_AGAIN = frozenset({ErrorCode.NOT_RUNNING, ErrorCode.SHUTTING_DOWN})  # the runner went: the next one is asked
+# the runner went, perhaps with the question unread: the next one is asked
+_ASK_AGAIN = frozenset({ErrorCode.NOT_RUNNING, ErrorCode.SHUTTING_DOWN, ErrorCode.TIMEOUT})
 
 
 class Tally(msgspec.Struct):
@@ -82,7 +84,7 @@ def run(*, as_json: bool) -> int:
 
 def stop_everything(config: Config, progress: output.Progress) -> Tally:
     """Stop what is there, and what came meanwhile; each session is asked for once, unless the runner goes."""
-    tally = Tally()
+    tally, began = Tally(), monotonic()
     asked: set[str] = set()
     for left_rounds in reversed(range(_ROUNDS)):
         listed = carry_out(config, wire.ListSessions(), wire.SessionList, progress).sessions
@@ -91,13 +93,26 @@ def stop_everything(config: Config, progress: output.Progress) -> Tally:
             break
         total = tally.settled + len(left)
         stops = [wire.StopSession(session_id) for session_id in left]
-        for index, answer in Control(config, progress).each(stops, AT_ONCE, STOP_TIMEOUT_S):
+        for index, answer in _each(config, stops, lambda _: progress(monotonic() - began)):
             if left_rounds and isinstance(answer, HapiError) and answer.code in _ASK_AGAIN:
                 continue
             asked.add(left[index])
             tally.add(left[index], answer)
-            progress.now(f"Stopping the sessions: {tally.settled} of {total}, the next one for")
+            progress.now(f"Stopping the sessions: {tally.settled} of {total},")
     return tally
+
+
+def _each(
+    config: Config, stops: list[wire.StopSession], waiting: Waiting
+) -> Iterator[tuple[int, wire.ControlReply | HapiError]]:
+    """`Control.each`, also when the runner went before the first: then that is the answer to them all."""
+    answered: set[int] = set()
+    try:
+        for index, answer in Control(config, waiting).each(stops, AT_ONCE, STOP_TIMEOUT_S):
+            answered.add(index)
+            yield index, answer
+    except NotRunning as error:
+        yield from ((index, error) for index in range(len(stops)) if index not in answered)
 
 
 def _print(tally: Tally, seconds: float) -> None:

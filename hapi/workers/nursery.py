@@ -15,8 +15,9 @@ import select
 import signal
 import struct
 import traceback
+import warnings
 from collections.abc import Callable
-from multiprocessing import process
+from multiprocessing import popen_fork, process
 from multiprocessing.context import ForkProcess
 
 import msgspec
@@ -41,6 +42,23 @@ _REHEARSALS = 10  # the interpreter has settled how to run a function after eigh
 _LENGTH = struct.Struct("!i")  # before each message: what multiprocessing's pipes, the broker's end, have there
 
 
+class _Launched(popen_fork.Popen):
+    """The fork itself, without multiprocessing's pipes by which both sides watch each other: nobody does here, and it
+    leaves them open when the system refuses a fork.
+    """
+
+    sentinel = -1
+
+    def _launch(self, process_obj: process.BaseProcess) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                code = process_obj._bootstrap()  # type: ignore[attr-defined]  # noqa: SLF001
+            finally:
+                os._exit(code)
+
+
 class _Worker(ForkProcess):
     """A process that begins and ends with its work, and of which the nursery keeps nothing.
 
@@ -54,13 +72,15 @@ class _Worker(ForkProcess):
         self._work = work
         self._order = order
 
+    _Popen = staticmethod(_Launched)
+
     def start(self) -> None:
         """Fork. Raises OSError. Whoever calls this reaps the child, by its pid."""
         super().start()
         process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001
 
-    def _bootstrap(self, parent_sentinel: object = None) -> int:  # noqa: ARG002 - multiprocessing's call
-        """Called in the child by multiprocessing, which ends the process with the result."""
+    def _bootstrap(self) -> int:
+        """Called in the child, which ends with the result."""
         try:
             self._work(self._order)
         except SystemExit as ending:
@@ -201,6 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     setproctitle.setproctitle(f"hapi: nursery [{options.namespace}]")
     gc.disable()
+    warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on a fork takes the blanks of our title for threads
     Nursery(options.namespace, options.fd, options.lifeline_fd).run()
     os._exit(0)  # a plain exit would wait for the sessions
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from hapi import config
 from hapi.errors import HapiError
 from hapi.paths import Paths
 
-_Stamp = tuple[int, int, int] | None  # of a file: which, when, how long; None where there is none
+_GRAIN_NS = 1_000_000_000  # two changes within less may get the same time from a file system
+_Stamp = tuple[int, int, int] | None  # of a file: which, when changed, how long; None where there is none
 
 
 class _Known:
@@ -22,10 +24,11 @@ class _Known:
     def __init__(self, namespace: str) -> None:
         self._files = [str(path) for path in _files(namespace)]
         self._stamps = self._look()
+        self._trusted = all(stamp is None or time.time_ns() - stamp[1] >= _GRAIN_NS for stamp in self._stamps)
         self.configuration = config.load(namespace)
 
     def is_current(self) -> bool:
-        return self._look() == self._stamps
+        return self._trusted and self._look() == self._stamps
 
     def _look(self) -> list[_Stamp]:
         return [_stamp(file) for file in self._files]
@@ -56,4 +59,4 @@ def _stamp(file: str) -> _Stamp:
         status = os.stat(file)
     except OSError:  # a file that cannot be read is reported by who reads it
         return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_ctime_ns, status.st_size  # unlike mtime, ctime cannot be set back

@@ -82,6 +82,7 @@ async def test_answers_find_their_requests_in_any_order(talk):
             (-32000, "Log in", {"details": "no key"}),
         ),
         ({"code": "x", "message": None}, (-32603, "Error", None)),
+        ({"code": -32601.0, "message": "none"}, (-32601, "none", None)),
         ({}, (-32603, "Error", None)),
         ("out of order", (-32603, "out of order", None)),
     ],
@@ -95,9 +96,20 @@ async def test_a_refusal_comes_in_the_agents_words(talk, error, seen):
     assert (refused.value.code, str(refused.value), refused.value.data) == seen
 
 
+async def test_an_agent_whose_numbers_are_all_floats_is_understood(talk):
+    """JSON has one kind of number; what the SDK's connection took, ours takes.
+
+    Seen to fail: without `_whole`.
+    """
+    asking = ours(talk)
+    await talk.line()
+    talk.agent.says(b'{"id":0.0,"result":"heard"}\n')
+    assert await asking == "heard"
+
+
 @pytest.mark.parametrize(
     "stray",
-    [{"id": 5, "result": 1}, {"id": "0", "result": 1}, {"id": [0], "result": 1}, {"id": False, "result": 1}, {}],
+    [{"id": id_, "result": 1} for id_ in (5, "0", [0], False, 0.5)] + [{}],
 )
 async def test_answers_to_nothing_are_counted(talk, stray):
     """An id that cannot be looked up ended the reading, and with it every later word of the agent."""
@@ -188,10 +200,30 @@ async def test_more_questions_than_can_be_answered_at_once(talk, monkeypatch):
 
 
 async def test_an_agent_that_asks_for_ever_without_an_answer_does_not_deafen_us(talk, monkeypatch):
+    """What is too much for us is refused: an agent whose request is dropped would wait for its answer for ever.
+
+    Seen to fail: without `_refuse`.
+    """
     monkeypatch.setattr(acp_connection, "ANSWERING_PATIENCE_S", 0.01)
     monkeypatch.setattr(talk.connection, "_slots", asyncio.Semaphore(1))
     asking = ours(talk)
     await talk.line()
     talk.agent.says(*({"id": n, "method": "ask", "params": {}} for n in range(3)), {"id": 0, "result": "heard"})
     assert await asking == "heard"
-    assert await talk.count("requests_dropped") == 2
+    assert await talk.count("requests_refused") == 2
+    refused = [await talk.line() for _ in range(2)]
+    assert [(answer["id"], answer["error"]["code"]) for answer in refused] == [(1, -32603), (2, -32603)]
+
+
+async def test_refusals_that_are_not_read_do_not_pile_up(talk, monkeypatch):
+    """Seen to fail: with a task for every refusal."""
+    monkeypatch.setattr(acp_connection, "ANSWERING_PATIENCE_S", 0.01)
+    monkeypatch.setattr(talk.connection, "_slots", asyncio.Semaphore(1))
+    said = []
+    monkeypatch.setattr(talk.agent.transport, "send", lambda message: said.append(message) or asyncio.Event().wait())
+    talk.agent.says(*({"id": n, "method": "ask", "params": {}} for n in range(4)))
+    await until_async(
+        lambda: talk.agent.transport.counters["requests_refused"] == 3, WAIT, "the agent's words have their effect"
+    )
+    assert len(said) == 1
+    await asyncio.wait_for(talk.connection.close(), WAIT)

@@ -98,3 +98,16 @@ def test_the_sdks_agent_understands_our_answers(conversation):
 )
 def test_the_models_know_our_other_answers(kind, answer):
     assert kind.model_validate(answer).model_dump(mode="json", by_alias=True, exclude_none=True) == answer
+
+
+async def test_what_was_passed_over_is_in_the_log_at_the_end(tmp_path, caplog):
+    """Seen to fail: without the line in `close`."""
+    launch = Launch(["/bin/sh", "-c", "echo nope; echo []; exec cat > /dev/null"], str(tmp_path), dict(os.environ))
+    agent = await PipedAgent.start(launch, tmp_path / "log", lambda _: False)
+    driver = AcpDriver(agent, lambda _: None, lambda _: asyncio.sleep(0))
+    await until_async(lambda: driver.transport.counters["lines_not_object"], WAIT, "it has been heard")
+    agent.take_leave()
+    await asyncio.to_thread(agent._process.wait, WAIT)
+    with caplog.at_level("INFO"):
+        await driver.close()
+    assert "lines_not_json 1, lines_not_object 1" in caplog.text

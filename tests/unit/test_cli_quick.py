@@ -4,10 +4,14 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hapi import config, wire
 from hapi.__main__ import main
 from hapi.cli import app, quick, words
+from hapi.cli.scope import state
+from hapi.errors import ErrorCode, HapiError
 from tests.unit.test_cli_fake import SESSION, FakeBroker, session, status
 
 QUICK = [
@@ -24,6 +28,11 @@ QUICK = [
     ["runner", "--namespace", "work", "list"],
     ["--namespace=work", "runner", "list", "--json"],
     ["runner", "list", "--namespace", "no such name", "--json"],
+    ["--namespace", "a", "runner", "list", "--namespace=b"],
+    ["runner", "list", "--namespace="],
+    ["runner", "list", "--namespace", "--json"],
+    ["runner", "list", "--namespace", "--"],
+    ["runner", "--namespace", "runner", "list"],
     ["runner", "stop-session", ""],
 ]
 FOR_THE_PARSER = [
@@ -82,9 +91,59 @@ def test_with_a_runner_the_answer_is_the_parsers(line, paths, capsys, monkeypatc
     assert ours == theirs
 
 
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, BrokenPipeError, RuntimeError, HapiError(ErrorCode.DISK, "Full.")]
+)
+def test_what_goes_wrong_is_told_as_the_parser_tells_it(error, paths, capsys, monkeypatch):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("hapi.cli.output.Progress.__call__", fails)
+    monkeypatch.setattr("os.dup2", lambda *_: None)  # the standard output is pytest's
+    with FakeBroker(paths, lambda _: None):
+        ours, theirs = both(["runner", "list", "--json"], capsys)
+    assert ours == theirs
+    assert ours[0] == (130 if error is KeyboardInterrupt else ours[0]) != 0
+
+
 @pytest.mark.parametrize("line", FOR_THE_PARSER, ids=" ".join)
 def test_anything_else_is_left_to_the_parser(line):
     assert quick.prepared(line) is None
+
+
+COMMANDS = {
+    "hapi.cli.sessions": ("show_list", "stop_session"),
+    "hapi.cli.status": ("show", "show_all"),
+    "hapi.cli.running": ("start", "stop"),
+    "hapi.cli.stop_all": ("run",),
+}
+SAID = [[word] for word in ("--json", "--all", "--ended", "--namespace", "--namespace=", "w", "", "-", "--", "-h")]
+NAMESPACES = [["--namespace", "a"], ["--namespace", "b"], ["--namespace=c"]]
+LINES = st.tuples(
+    st.lists(st.sampled_from(NAMESPACES), max_size=1),
+    st.sampled_from([["runner", command] for command in sorted(quick._SWITCHES)]),
+    st.lists(st.sampled_from(NAMESPACES + SAID), max_size=4),
+).map(lambda parts: [word for words_ in [*parts[0], parts[1], *parts[2]] for word in words_])
+
+
+@given(LINES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+def test_whatever_is_understood_is_understood_as_the_parser_does(paths, line):
+    """Seen to fail: with the first `--namespace` counting, with `--all` beside a session, with `--` passed over."""
+    called = []
+
+    def recorded(name):
+        return lambda *given, **named: called.append((name, *map(str, given), named, state.namespace)) or 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in COMMANDS.items():
+            for name in names:
+                patch.setattr(f"{module}.{name}", recorded(f"{module}.{name}"))
+        if quick.prepared(line) is not None:
+            ours, count = main(line), len(called)
+            assert app.run(line) == ours
+            assert called[:count] == called[count:]
+            assert count == (ours == 0), "a wrong namespace is all that ends it before it begins"
 
 
 def test_it_knows_no_switch_that_the_parser_does_not():

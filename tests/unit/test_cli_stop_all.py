@@ -1,5 +1,6 @@
 """`stop-session --all` against a broker that answers what the test wants, and as late as it wants."""
 
+import itertools
 import json
 
 import pytest
@@ -45,10 +46,16 @@ def test_no_more_are_under_way_than_allowed(settings):
 
 
 def test_a_runner_that_dies_ends_all_that_is_under_way(settings):
+    """And nothing more is sent: a queue that nobody empties takes a thousand, and would then hold us for ever.
+
+    Seen to fail: without `ended` in `each`.
+    """
     with FakeBroker(settings.paths, lambda _: None) as broker:
         asker = control.Control(settings, lambda _: broker._lock.release())
-        answers = asker.each([wire.StopSession(name(n)) for n in range(3)], 2, 60)
+        answers = list(asker.each([wire.StopSession(name(n)) for n in range(3000)], 2, 60))
+        assert sorted(index for index, _ in answers) == list(range(3000))
         assert {type(answer) for _, answer in answers} == {NotRunning}
+        assert len(broker.asked) == 2
 
 
 def test_what_is_left_is_named(settings, capsys):
@@ -82,10 +89,54 @@ def test_what_is_left_is_named(settings, capsys):
     assert [body.target for body in broker.asked if isinstance(body, wire.StopSession)] == list(said) * 2
 
 
+def test_how_far_it_is_is_shown_also_while_every_stop_is_quick(settings, monkeypatch, capsys):
+    """Seen to fail: with the progress of `Control.each`, which knows only how long the oldest question is open."""
+    monkeypatch.setattr(stop_all.output, "is_terminal", lambda _: True)
+    monkeypatch.setattr(stop_all, "monotonic", itertools.count(0, 5).__next__)
+    live = wire.SessionList([session(session_id=name(n)) for n in range(3)])
+
+    def answer(body):
+        return live if isinstance(body, wire.ListSessions) else wire.SessionStopped("stopped", body.target)
+
+    with FakeBroker(settings.paths, answer):
+        assert stop_all.run(as_json=False) == 0
+    shown = capsys.readouterr().err
+    assert "Stopping the sessions: 1 of 3, " in shown
+    assert "Stopping the sessions: 2 of 3, " in shown
+
+
 def test_a_runner_that_leaves_is_asked_again(settings):
     """Its sessions live on, and the next one has them."""
     leaving = wire.Failure("shutting_down", "The runner stopped.")
     replies = iter([leaving, wire.SessionStopped("stopped", name(1))])
+    live = wire.SessionList([session(session_id=name(1))])
+    with FakeBroker(settings.paths, lambda body: live if isinstance(body, wire.ListSessions) else next(replies)):
+        tally = stop_all.stop_everything(settings, stop_all.output.Progress(""))
+    assert (tally.stopped, tally.failed) == (1, [])
+
+
+def test_a_runner_that_goes_between_the_list_and_the_first_stop(settings, monkeypatch):
+    """Seen to fail: without the NotRunning caught in `_each`."""
+    live = wire.SessionList([session(session_id=name(1))])
+    with FakeBroker(settings.paths, lambda body: wire.SessionStopped("stopped", body.target)) as broker:
+        steps = iter([broker._lock.release, lambda: broker._lock.acquire("")])
+
+        def listed(*_):
+            next(steps, int)()
+            return live
+
+        monkeypatch.setattr(stop_all, "carry_out", listed)
+        tally = stop_all.stop_everything(settings, stop_all.output.Progress(""))
+    assert (tally.stopped, tally.failed) == (1, [])
+
+
+def test_a_stop_that_the_next_runner_knows_nothing_of_is_asked_again(settings, monkeypatch):
+    """It was replaced in place, lock and all, and the question went down with the old one.
+
+    Seen to fail: without TIMEOUT in `_ASK_AGAIN`.
+    """
+    monkeypatch.setattr(stop_all, "STOP_TIMEOUT_S", 0.3)
+    replies = iter([None, wire.SessionStopped("stopped", name(1))])
     live = wire.SessionList([session(session_id=name(1))])
     with FakeBroker(settings.paths, lambda body: live if isinstance(body, wire.ListSessions) else next(replies)):
         tally = stop_all.stop_everything(settings, stop_all.output.Progress(""))

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -39,6 +41,30 @@ def test_numbers_that_json_has_not():
 def test_what_cannot_be_said():
     with pytest.raises(TypeError):
         demo_lean.dumps({"a": object()})
+
+
+@pytest.mark.parametrize(
+    "halves",
+    [
+        {"_json": None},
+        {"make_scanner": "lambda reading: reading.memo"},
+        {"make_encoder": "lambda one: real.make_encoder"},
+    ],
+    ids=["none", "scanner", "encoder"],
+)
+def test_where_the_c_half_is_none_or_another_json_does_it(halves):
+    """Seen to fail: with ImportError alone caught in `_codec`."""
+    changed = [f"real.{name} = {value}" for name, value in halves.items() if value]
+    code = [
+        "import json, sys, _json as real",
+        *(changed or ["sys.modules['_json'] = None"]),
+        "from hapi.agents import demo_lean",
+        """print(demo_lean.dumps(demo_lean.loads('{ "a": [1] }')), demo_lean._load is json.loads)""",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.split() == ['{"a":[1]}', "True"]
 
 
 def test_a_flag_wakes_all_who_wait():

@@ -35,8 +35,9 @@ class RequestRefused(Exception):
 class AgentConnection:
     """Requests and notifications over an agent's pipes; reads from the first moment on. Needs a running loop.
 
-    `methods` is what the agent may ask of us; each request runs as a task of its own, at most MAX_ANSWERING at a time.
-    What else it sends is counted in the transport's counters. Time-outs are the caller's.
+    `methods` is what the agent may ask of us; each request runs as a task of its own, at most MAX_ANSWERING at a time:
+    one more is refused after ANSWERING_PATIENCE_S. What else it sends is counted in the transport's counters.
+    Time-outs are the caller's.
     """
 
     def __init__(self, transport: AgentTransport, methods: Methods) -> None:
@@ -46,6 +47,7 @@ class AgentConnection:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._slots = asyncio.Semaphore(MAX_ANSWERING)
         self._answering: set[asyncio.Task[None]] = set()
+        self._refusing: asyncio.Task[None] | None = None
         self._closed = False
         self._reading = asyncio.get_running_loop().create_task(self._read(), name="agent")
 
@@ -75,7 +77,7 @@ class AgentConnection:
     async def close(self) -> None:
         """End all that goes on: who waits for an answer gets OSError, the agent's questions are dropped. Never raises."""
         self._end()
-        tasks = [self._reading, *self._answering]
+        tasks = [self._reading, *self._answering, *filter(None, [self._refusing])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -108,8 +110,8 @@ class AgentConnection:
             self._transport.counters["unknown_notifications"] += 1
 
     def _settle(self, message: dict[str, Any]) -> None:
-        number = message.get("id")
-        answer = self._waiting.get(number) if type(number) is int else None
+        number = _whole(message.get("id"))
+        answer = None if number is None else self._waiting.get(number)
         if answer is None or answer.done():
             self._transport.counters["answers_to_nothing"] += 1
         elif message.get("error") is None:
@@ -123,7 +125,7 @@ class AgentConnection:
             async with asyncio.timeout(ANSWERING_PATIENCE_S):
                 await self._slots.acquire()
         except TimeoutError:
-            self._transport.counters["requests_dropped"] += 1
+            self._refuse(message)
             return
         task = asyncio.get_running_loop().create_task(self._answer(message))
         self._answering.add(task)
@@ -133,8 +135,18 @@ class AgentConnection:
         self._answering.discard(task)
         self._slots.release()
 
+    def _refuse(self, message: dict[str, Any]) -> None:
+        """Answer that it is one too many; not even that while the agent has not read the last such answer."""
+        self._transport.counters["requests_refused"] += 1
+        if self._refusing is None or self._refusing.done():
+            refusal = _error(INTERNAL_ERROR, "Too many requests at a time", {"limit": MAX_ANSWERING})
+            self._refusing = asyncio.get_running_loop().create_task(self._say(message, refusal))
+
     async def _answer(self, message: dict[str, Any]) -> None:
-        answer = {"jsonrpc": "2.0", "id": message["id"], **await self._outcome(message)}
+        await self._say(message, await self._outcome(message))
+
+    async def _say(self, message: dict[str, Any], outcome: dict[str, Any]) -> None:
+        answer = {"jsonrpc": "2.0", "id": message["id"], **outcome}
         try:
             await self._transport.send(answer)
         except OSError as error:
@@ -160,6 +172,13 @@ def _refused(error: Any) -> RequestRefused:
     """The agent's error, however it is written."""
     if not isinstance(error, dict):
         return RequestRefused(INTERNAL_ERROR, str(error))
-    code = error.get("code")
+    code = _whole(error.get("code"))
     words = error.get("message") or "Error"
-    return RequestRefused(code if type(code) is int else INTERNAL_ERROR, str(words), error.get("data"))
+    return RequestRefused(INTERNAL_ERROR if code is None else code, str(words), error.get("data"))
+
+
+def _whole(number: Any) -> int | None:
+    """A whole number, also one that an agent whose numbers are all floats says as 1.0; None for anything else."""
+    if type(number) is float and number.is_integer():
+        return int(number)
+    return number if type(number) is int else None

@@ -143,8 +143,13 @@ class AcpDriver:
         return native_id
 
     async def close(self) -> None:
-        """End the connection's tasks; the agent's process must have ended before."""
+        """End the connection's tasks, and log what was passed over; the agent's process must have ended before."""
         await self._connection.close()
+        if self.transport.counters:
+            counts = self.transport.counters.items()
+            logger.info(
+                "passed over of what the agent said: %s", ", ".join(f"{name} {count}" for name, count in counts)
+            )
 
     def _updated(self, update: dict[str, Any]) -> None:
         self.offers.take_update(update)

@@ -1,6 +1,7 @@
 """ACP's newline-delimited JSON over an agent's pipes. Nothing an agent prints can break it.
 
-Session updates go straight to `on_update`, in order and before the answer to the prompt that caused them. Lines that are no JSON object are counted and passed over.
+Session updates go straight to `on_update`, in order and before the answer to the prompt that caused them. Lines that are
+no JSON object are counted and passed over.
 """
 
 from __future__ import annotations
