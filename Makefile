@@ -19,7 +19,6 @@ setup: $(BIN)/.installed ## Virtual environment in .venv, and the official hub (
 	else echo "npm is not installed: all works but what needs the hub. Install Node.js 20 or newer (https://nodejs.org)."; fi
 
 demo: $(BIN)/.installed ## Hub, runner, a session, a conversation; until Ctrl-C (ONCE=1: then stop)
-	@command -v npm >/dev/null 2>&1 || { echo "The demo needs the official hub, and the hub needs npm: install Node.js 20 or newer (https://nodejs.org)." >&2; exit 1; }
 	@$(MAKE) --no-print-directory $(HUB)
 	@PYTHONPATH=. $(BIN)/python scripts/demo.py $(if $(ONCE),--once)
 
@@ -63,6 +62,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(HUB):
+	@command -v npm >/dev/null 2>&1 || { echo "The official hub needs npm: install Node.js 20 or newer (https://nodejs.org)." >&2; exit 1; }
 	@echo "==> The official hub, @twsxtd/hapi@$(HUB_VERSION), into .cache/hub (about 140 MB)"
 	@mkdir -p .cache/hub
 	@npm install --prefix .cache/hub --no-audit --no-fund @twsxtd/hapi@$(HUB_VERSION)

@@ -8,10 +8,10 @@ from functools import partial
 
 from benchmarks.figures import MIB, Curve, Result, Unit
 from benchmarks.harness import settled, timed
-from benchmarks.loadtests import RUNNER, cost, loadtest, pss, share
+from benchmarks.loadtests import cost, loadtest, pss, share
 from benchmarks.sides import Ours, stage
 from hapi import footprint, wire
-from hapi.loadtest.report import HUB_SERVER, Report
+from hapi.loadtest.report import HUB_SERVER, RUNNER, Report
 from tests.support.hub import OfficialHub
 
 FULL = {"sessions": 500, "idle_s": 5, "talkers": 50, "rate": 400, "megabytes": 8}

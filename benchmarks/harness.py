@@ -33,6 +33,11 @@ AT_ONCE = 8  # sessions that start at the same time
 _POLL_S = 0.002
 
 
+def own_environment() -> dict[str, str]:
+    """The caller's environment without what would make the figures another configuration's."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_NOT_OURS)}
+
+
 class Home:
     """A runner's home of its own, with the real command line and a direct line to the broker."""
 
@@ -41,8 +46,7 @@ class Home:
         self.project = path / "project"
         for directory in (self.path, self.project):
             directory.mkdir(mode=0o700, parents=True)
-        own = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_OURS)}
-        self.use(own | {"HAPI_HOME": str(self.path)})
+        self.use(own_environment() | {"HAPI_HOME": str(self.path)})
 
     def use(self, environment: dict[str, str]) -> None:
         """Run commands in that environment from now on: with a hub, its token, a PATH."""

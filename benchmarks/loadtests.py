@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import msgspec
 
+from benchmarks.harness import own_environment
 from hapi.loadtest.report import Report
 from tests.support.hub import OfficialHub
 
-RUNNER = ("broker", "hub", "nursery", "reaper")
 _TEST_S = 280
 
 
@@ -20,11 +19,10 @@ def loadtest(*words: str, hub: OfficialHub | None = None) -> Report:
 
     Raises RuntimeError for one that was cut short, DecodeError where it says nothing, TimeoutExpired.
     """
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("HAPI_", "CLI_API_"))}
     where = ["--local"] if hub is None else ["--hub", hub.url]
     token = {} if hub is None else {"CLI_API_TOKEN": hub.token}
     command = [sys.executable, "-m", "hapi", "loadtest", "--json", *where, *words]
-    done = subprocess.run(command, env=own | token, stdout=subprocess.PIPE, check=False, timeout=_TEST_S)
+    done = subprocess.run(command, env=own_environment() | token, stdout=subprocess.PIPE, check=False, timeout=_TEST_S)
     report = msgspec.json.decode(done.stdout, type=Report)
     if report.cut_short or "talk" not in report.cpu:
         raise RuntimeError(f"the load test came to no end: {report.cut_short}; {report.wrong}")

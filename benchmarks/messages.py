@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from benchmarks.echo import echoes
 from benchmarks.figures import Curve, Result, Row, Target
@@ -39,14 +40,16 @@ async def _latency(both: Stage, idle: int, back_to_back: int) -> list[Result]:
     async with talk(both.peer) as peers, talk(both.ours) as ours:
         talks = {both.peer.name: (peers, await asyncio.to_thread(_session, both.peer)),
                  both.ours.name: (ours, await asyncio.to_thread(_session, both.ours))}  # fmt: skip
-        for _ in range(idle):
-            for name, (voice, session) in talks.items():
+        for number in range(idle):
+            for name in _turned(talks, number):
+                voice, session = talks[name]
                 await asyncio.sleep(REST_S)
                 at_rest[name].append(await voice.ask(session))
-        for _ in range(2):  # A B A B
-            for name, (voice, session) in talks.items():
+        for number in range(2):
+            for name in _turned(talks, number):
+                voice, session = talks[name]
                 behind[name] += [await voice.ask(session) for _ in range(back_to_back // 2)]
-        wrong += peers.wrong() + ours.wrong()
+        wrong += [f"{name}: {what}" for name, (voice, _) in talks.items() for what in voice.wrong()]
     titles = ("A message to an idle session, until its answer is at the hub", "The same, back to back")
     targets = (
         Target("message → reply through the hub, idle session", OURS, 0.5, PEER),
@@ -57,6 +60,11 @@ async def _latency(both: Stage, idle: int, back_to_back: int) -> list[Result]:
         Result(title=title, rows=[Row(name, found) for name, found in rows.items()], targets=[target], wrong=wrong)
         for title, target, rows in zip(titles, targets, figures, strict=True)
     ]
+
+
+def _turned(names: Mapping[str, object], round_number: int) -> list[str]:
+    """A B, then B A, and so on."""
+    return list(names) if round_number % 2 == 0 else [*reversed([*names])]
 
 
 def _session(side: Side) -> str:
@@ -74,17 +82,17 @@ async def _throughput(both: Stage, sessions: int, seconds: int) -> list[Result]:
         points: list[tuple[float, float]] = []
         count = 1
         while True:
-            latency, spent = await _storm(both, voice, talkers[:count], seconds)
-            points.append((count, len(latency) / seconds))
+            latency, took, spent = await _storm(both, voice, talkers[:count], seconds)
+            points.append((count, len(latency) / took))
             if count == sessions:
                 break
             count = min(4 * count, sessions)
         async with echoes(both.hub.url, both.ours.token, sessions) as bare:
-            floor, floor_spent = await _storm(both, voice, bare, seconds)
+            floor, floor_took, floor_spent = await _storm(both, voice, bare, seconds)
     costs = [Row(f"processor time per message: {kind}", [cost]) for kind, cost in spent.items()]
     rates = [
-        Row(FLOOR, [len(floor) / seconds], "/s"),
-        Row(f"hapi, {sessions} sessions", [len(latency) / seconds], "/s"),
+        Row(FLOOR, [len(floor) / floor_took], "/s"),
+        Row(f"hapi, {sessions} sessions", [len(latency) / took], "/s"),
     ]
     return [
         Result(
@@ -105,8 +113,12 @@ async def _throughput(both: Stage, sessions: int, seconds: int) -> list[Result]:
     ]
 
 
-async def _storm(both: Stage, voice: Talk, sessions: list[str], seconds: int) -> tuple[list[float], dict[str, float]]:
-    """Every session gets its next message when the last one is answered: latencies, and processor time per message."""
+async def _storm(
+    both: Stage, voice: Talk, sessions: list[str], seconds: int
+) -> tuple[list[float], float, dict[str, float]]:
+    """Every session gets its next message when the last one is answered: latencies, the seconds until the last answer,
+    processor time per message by kind of process.
+    """
     pids = both.ours.processes() | {both.hub.pid: HUB}
     latency: list[float] = []
     end = monotonic() + seconds
@@ -115,7 +127,8 @@ async def _storm(both: Stage, voice: Talk, sessions: list[str], seconds: int) ->
         while monotonic() < end:
             latency.append(await voice.ask(session))
 
-    before, own = footprint.cpu(pids), time.process_time()
+    before, own, start = footprint.cpu(pids), time.process_time(), monotonic()
     await asyncio.gather(*map(converse, sessions))
+    took = monotonic() - start
     spent = footprint.spent(pids, before, footprint.cpu(pids)) | {GENERATOR: time.process_time() - own}
-    return latency, {kind: cost / len(latency) for kind, cost in spent.items()}
+    return latency, took, {kind: cost / len(latency) for kind, cost in spent.items()}

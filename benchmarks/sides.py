@@ -6,7 +6,6 @@ The agent is our demo agent for both, found on PATH as `kimi`: the official runn
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shlex
 import shutil
@@ -20,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Home, timed, wait
+from benchmarks.harness import Home, own_environment, timed, wait
 from hapi import footprint, procs
 from hapi.agents.built_in import BUILT_IN
 from hapi.agents.table import native_program
@@ -30,7 +29,7 @@ from tests.support.hub import OfficialHub, WebClient, WebError, find_hub
 AGENT = "kimi"
 OURS, PEER = "hapi", "peer"
 # with COLUMNS the official runner reads process lists that `ps` has cut off, and does not find itself in them
-_NOT_THEIRS = ("HAPI_", "CLI_API_", "COLUMNS", "LINES")
+_NOT_THEIRS = {"COLUMNS", "LINES"}
 _READY_S, _COMMAND_S, _SAID_CHARS = 30.0, 60, 2000
 
 
@@ -217,7 +216,7 @@ def _environment(place: Path) -> dict[str, str]:
     program = bin_directory / AGENT
     program.write_text(f"#!/bin/sh\nexec {shlex.join(BUILT_IN['demo'].command)}\n")
     program.chmod(0o755)
-    own = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_THEIRS)}
+    own = {key: value for key, value in own_environment().items() if key not in _NOT_THEIRS}
     return own | {"HOME": str(place), "PATH": f"{bin_directory}:{own['PATH']}"}
 
 

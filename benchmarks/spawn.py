@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 
 from benchmarks.figures import Result, Row, Target
@@ -35,7 +36,7 @@ def latency(home: Home, rounds: int) -> Result:
     """From the request until the agent is up, one after the other, taking turns with the floors."""
     works: dict[str, Callable[[], float]] = {
         FORKED: _fork,
-        AGENT: lambda: timed(lambda: start_agent(home)),
+        AGENT: lambda: start_agent(home),
         SPAWN: lambda: populate(home, 1)[0],
     }
     forked, agent, spawn = interleave(rounds, works)
@@ -76,10 +77,11 @@ def stop_all(home: Home) -> Result:
     )
 
 
-def start_agent(home: Home) -> None:
-    """The demo agent alone, as a session starts it: until it has made a conversation. Then it ends."""
+def start_agent(home: Home) -> float:
+    """The demo agent alone, as a session starts it: seconds until it has made a conversation. Then it is ended."""
     opening = {"method": "session/new", "params": {"cwd": str(home.project), "mcpServers": []}}
     hello = {"method": "initialize", "params": {"protocolVersion": 1, "clientCapabilities": {}}}
+    start = time.perf_counter()
     with subprocess.Popen(
         BUILT_IN["demo"].command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=home.environment, cwd=home.project
     ) as agent:
@@ -90,8 +92,10 @@ def start_agent(home: Home) -> None:
             agent.stdin.flush()
             while json.loads(agent.stdout.readline()).get("id") != number:
                 pass
+        seconds = time.perf_counter() - start
         agent.stdin.close()
         agent.kill()
+    return seconds
 
 
 def _fork() -> float:

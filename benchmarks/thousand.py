@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.figures import Result, Row, Target
-from benchmarks.loadtests import RUNNER, loadtest, pss, share
-from hapi.loadtest.report import HUB_SERVER, Report
+from benchmarks.loadtests import loadtest, pss, share
+from hapi.loadtest.report import HUB_SERVER, RUNNER, Report
 from tests.support.hub import OfficialHub
 
 FULL = {"sessions": 1000, "messages": 3, "idle_s": 10}

@@ -228,13 +228,17 @@ def _token(raw: str | None, chosen: str) -> str | None:
     return base if chosen == DEFAULT_NAMESPACE else f"{base}:{chosen}"
 
 
-def _url(text: str, source: str) -> str:
+def is_address(text: str) -> bool:
+    """Whether it is an http or https address with a host."""
     try:
         parts = urlsplit(text)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
-        good = False
-    if not good:
+        return False
+
+
+def _url(text: str, source: str) -> str:
+    if not is_address(text):
         where = source if source == "HAPI_API_URL" else f"{source}: apiUrl"
         raise _bad(where, f"must be an http or https address, not {text!r}")
     return text.rstrip("/")

@@ -18,9 +18,10 @@ from hapi import procs, wire
 KINDS = ("broker", "hub", "nursery", "reaper", "session", "agent", "other")
 _PRIVATE = ("Private_Clean:", "Private_Dirty:", "Private_Hugetlb:")
 _KB = 1024
+MEASURE = "PSS" if procs.LINUX else "RSS"
 
 
-class Use(msgspec.Struct, kw_only=True):
+class Use(msgspec.Struct, kw_only=True, rename="camel"):
     """What the processes of one kind have: bytes, and seconds of processor time since each began."""
 
     count: int = 0

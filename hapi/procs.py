@@ -283,3 +283,20 @@ def _start_ticks(pid: int) -> int | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time() * 100)
     except psutil.Error:
         return None
+
+
+def raise_descriptor_limit() -> str | None:
+    """Allow as many open files as the system lets this user have: broker and connector have one or two for each session.
+
+    Returns what stands in the way, in words; None when all is well.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1_048_576 if hard == resource.RLIM_INFINITY else hard
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            return f"Open files stay limited to {soft} in each process: enough for some {soft // 2} sessions."
+    return None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import hapi
-from hapi import config, remains
-from hapi.broker.nursery import Headstart, raise_descriptor_limit
+from hapi import config, procs, remains
+from hapi.broker.nursery import Headstart
 from hapi.command import command, parse
 from hapi.errors import ErrorCode, HapiError, exit_status
 from hapi.files import FileLock
@@ -65,7 +65,7 @@ def main() -> int:
         settings = config.load(options.namespace)
         settings.paths.make_private()
         lock = _lock(settings, options.lock_fd)
-        starter.warnings.append(raise_descriptor_limit())  # before the nursery, whose children inherit it
+        starter.warnings.append(procs.raise_descriptor_limit())  # before the nursery, whose children inherit it
         headstart: Headstart | None = Headstart.begin(options.namespace, settings.paths.log("nursery"))
     except (HapiError, OSError) as error:
         return starter.tell_error(_as_failure(error))

@@ -224,23 +224,23 @@ class App:
         """
         core = self.core
         identity, data, (body,) = message
-        peer = core.peers.by_identity.get(identity)
-        if peer is None:
+        speaker = core.peers.speaker(identity)
+        if speaker is None:
             core.counters["unwelcome"] += 1
             self.transport.send(identity, header.sender, wire.HelloWanted())
             return
         target = core.peers.routes.get(header.to)
-        if target is not None and peer.name == header.sender and may_route(header.sender, header.to):
+        if target is not None and speaker == header.sender and may_route(header.sender, header.to):
             core.counters["forwarded"] += self.transport.forward(target, data, body)
-            if not header.request:
+            if not header.request and identity in core.peers.by_identity:
                 core.peers.remember(identity, data, target)
             return
         wrong = target is not None
         core.counters["wrong_role" if wrong else "unroutable"] += 1
         if header.request and not header.reply:
-            words = f"{peer.name} may not write to {header.to}." if wrong else f"{header.to} is not connected."
+            words = f"{speaker} may not write to {header.to}." if wrong else f"{header.to} is not connected."
             refusal = HapiError(ErrorCode.BAD_REQUEST if wrong else ErrorCode.NOT_RUNNING, words)
-            self.transport.answer(ReplyTo("bus", identity, peer.name, header.request), wire.failure(refusal))
+            self.transport.answer(ReplyTo("bus", identity, speaker, header.request), wire.failure(refusal))
 
     def _for_broker(self, identity: bytes, header: wire.Header, data: bytes) -> None:
         self._decided = True

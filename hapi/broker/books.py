@@ -79,7 +79,7 @@ class Books:
         self, info: wire.SessionInfo, reason: EndReason, now_ms: int, detail: str | None = None
     ) -> wire.SessionInfo:
         """End a session whose supervisor cannot: in our books only. A stop that it did not live to see the end of counts."""
-        self.peers.remove(wire.session_peer(info.session_id))
+        self.peers.depart(wire.session_peer(info.session_id))
         info = msgspec.structs.replace(
             info, phase=Phase.ENDED, reason=info.reason or reason, ended_at=now_ms, detail=detail or info.detail
         )

@@ -162,7 +162,7 @@ class Core(Requests):
             return []  # the reaper cleans up and reports
         peer = self.peers.named(wire.session_peer(session_id))
         if peer is not None and peer.process.pid == pid:
-            self.peers.remove(peer.name)
+            self.peers.depart(peer.name)
         spawn = self.spawns.pending.get(session_id)
         if spawn is None or spawn.pid != pid:
             return []  # an earlier one, or one too many; the other one goes on
@@ -286,7 +286,7 @@ class Core(Requests):
         """A supervisor is dead, and nothing that it left behind is alive."""
         peer = self.peers.named(wire.session_peer(body.session_id))
         if peer is not None and peer.process == body.process:
-            self.peers.remove(peer.name)
+            self.peers.depart(peer.name)
         found = self.losses.reaped(body)
         self.adoption.died(body.session_id)
         info = self.sessions.live.get(body.session_id) or self.sessions.ended.get(body.session_id)

@@ -100,20 +100,3 @@ class Headstart(NamedTuple):
         """Start it. It ends when this process does. Raises OSError."""
         lifeline_read, lifeline = os.pipe()
         return cls(Nursery(namespace, lifeline_read, log), lifeline_read, lifeline)
-
-
-def raise_descriptor_limit() -> str | None:
-    """Allow as many open files as the system lets this user have: a thousand sessions need thousands.
-
-    Returns what stands in the way, in words; None when all is well.
-    """
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 1_048_576 if hard == resource.RLIM_INFINITY else hard
-    if soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (ValueError, OSError):
-            return f"Open files stay limited to {soft}; each session needs about ten."
-    return None

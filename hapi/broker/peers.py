@@ -10,6 +10,7 @@ from hapi import wire
 from hapi.ids import ProcessId
 
 PASSES_KEPT = 8_192
+DEPARTED_KEPT = 1_024
 _MAY_SEND_TO = {"session": frozenset({"hub"}), "hub": frozenset({"session"}), "reaper": frozenset()}
 _COMMON = (wire.Hello, wire.Beat, wire.Accepted, wire.Failure)
 _BROKER_TAKES: dict[str, tuple[type, ...]] = {
@@ -61,12 +62,14 @@ class Peers:
     """The routing table. One name has at most one peer; the newest introduction wins.
 
     `passes` is what follows from it and was asked for before: who sends what header to whom, at most PASSES_KEPT.
+    A process can be known to have ended before its last words are read: who was behind a connection is known for longer.
     """
 
     def __init__(self) -> None:
         self.by_identity: dict[bytes, Peer] = {}
         self.routes: dict[str, bytes] = {}
         self.passes: dict[tuple[bytes, bytes], bytes] = {}
+        self._departed: dict[bytes, str] = {}
 
     def remember(self, identity: bytes, header: bytes, target: bytes) -> None:
         """What has this header and comes from there may go to `target`, until somebody comes or goes."""
@@ -90,6 +93,20 @@ class Peers:
         self.passes.clear()
         identity = self.routes.pop(name, None)
         return None if identity is None else self.by_identity.pop(identity, None)
+
+    def depart(self, name: str) -> None:
+        """Forget the peer of that name, whose process has ended; what it said last still passes."""
+        peer = self.remove(name)
+        if peer is None:
+            return
+        if len(self._departed) >= DEPARTED_KEPT:
+            del self._departed[next(iter(self._departed))]
+        self._departed[peer.identity] = name
+
+    def speaker(self, identity: bytes) -> str | None:
+        """Whose words come from there: a peer's, or those of one that departed not long ago; None for a stranger's."""
+        peer = self.by_identity.get(identity)
+        return self._departed.get(identity) if peer is None else peer.name
 
     def named(self, name: str) -> Peer | None:
         identity = self.routes.get(name)

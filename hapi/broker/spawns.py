@@ -7,13 +7,13 @@ would all be too late, the same hundreds one after another are not. The others w
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import msgspec
 
 from hapi import wire
 from hapi.broker.effects import Answer, ReplyTo
+from hapi.broker.line import Line
 from hapi.errors import ErrorCode, HapiError
 from hapi.lifecycle import EndReason
 
@@ -51,14 +51,14 @@ class Spawns:
         self.pending: dict[str, PendingSpawn] = {}
         self._timeout_s = ready_timeout_s + _FORK_MARGIN_S
         self._at_once = at_once
-        self._line: OrderedDict[str, None] = OrderedDict()  # some of those that are pending
+        self._line = Line()  # some of those that are pending
         self._starting: dict[str, float] = {}  # others of them, and since when
 
     def begin(self, order: wire.Spawn, waiter: ReplyTo | None, now: float, *, joined: bool = False) -> bool:
         """Wait for that session; True when it gets in line to be started, False when it is under way already, or `joined`.
 
-        `waiter` is None when nobody waits: the runner restarts it, which is older than all that is asked now, and comes
-        first. Raises HapiError(at_capacity) when too many spawns are under way.
+        `waiter` is None when nobody waits: the runner restarts it. Raises HapiError(at_capacity) when too many spawns
+        are under way.
         """
         waiters = [] if waiter is None else [waiter]
         found = self.pending.get(order.session_id)
@@ -70,15 +70,14 @@ class Spawns:
         patience = self._timeout_s if joined else LINE_S
         self.pending[order.session_id] = PendingSpawn(order, waiters, now + patience, joined=joined)
         if not joined:
-            self._line[order.session_id] = None
-            self._line.move_to_end(order.session_id, last=waiter is not None)
+            self._line.join(order.session_id, "runner" if waiter is None else waiter.channel)
         return not joined
 
     def admit(self, now: float) -> Iterator[str]:
-        """Those whose turn it is to be forked, in the order in which they came; their time to get ready begins."""
+        """Those whose turn it is to be forked; their time to get ready begins."""
         self._starting = {key: at for key, at in self._starting.items() if now < at + SLOW_S}
         while self._line and len(self._starting) < self._at_once:
-            session_id, _ = self._line.popitem(last=False)
+            session_id = self._line.take()
             self.pending[session_id].deadline = now + self._timeout_s
             self._starting[session_id] = now
             yield session_id
@@ -105,7 +104,7 @@ class Spawns:
         found = self.pending.pop(session_id, None)
         if found is None:
             return []
-        self._line.pop(session_id, None)
+        self._line.leave(session_id)
         self._starting.pop(session_id, None)
         again = msgspec.structs.replace(body, existing=True) if isinstance(body, wire.Spawned) else body
         bodies = [again if found.joined else body, *[again] * len(found.waiters)]

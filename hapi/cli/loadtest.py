@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -119,23 +120,39 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
         if keep:
             output.note(f"Logs and transcripts are in {stage.path}")
     report = test.report
-    report.sessions.survivors = stage.survivors if finished else []
+    report.sessions.survivors = stage.survivors
     if not finished:
-        output.note("Interrupted; everything was stopped and removed.")
+        _say_interrupted(report, keep=keep)
         raise typer.Exit(INTERRUPTED)
     report.judge()
-    _show(report, html, as_json=as_json)
-    if report.wrong:
+    written = _show(report, html, as_json=as_json)
+    if report.wrong or not written:
         raise typer.Exit(EXIT_USER)
 
 
-def _carry_out(test: LoadTest) -> bool:
-    """Run the test; False when a signal cut it short. It has cleaned up behind itself either way, as far as it could."""
-    import asyncio
-    import resource
+def _say_interrupted(report: Report, *, keep: bool) -> None:
+    """What could not be ended as it should be, by name; if there is nothing, that."""
+    left = [f"Was left running: {words}" for words in report.sessions.survivors]
+    if report.sessions.left_at_hub:
+        left.append(f"Could not be deleted at the hub: {output.plural(report.sessions.left_at_hub, 'session')}")
+    for words in left:
+        output.note(words)
+    well = "everything was stopped" if keep else "everything was stopped and removed"
+    output.note("Interrupted." if left else f"Interrupted; {well}.")
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 65_536), hard))
+
+def _carry_out(test: LoadTest) -> bool:
+    """Run the test; False when a signal cut it short. It has cleaned up behind itself either way, as far as it could.
+
+    A signal that comes while it cleans up changes nothing: the report is there.
+    """
+    import asyncio
+
+    from hapi import procs
+
+    warning = procs.raise_descriptor_limit()
+    if warning:
+        output.note(warning)
 
     async def main() -> bool:
         task = asyncio.create_task(test.run())
@@ -144,7 +161,8 @@ def _carry_out(test: LoadTest) -> bool:
         def interrupt() -> None:
             for number in _SIGNALS:  # once is enough: what follows is the cleaning up
                 loop.add_signal_handler(number, _nothing)
-            task.cancel()
+            if not test.leaving:
+                task.cancel()
 
         for number in _SIGNALS:
             loop.add_signal_handler(number, interrupt)
@@ -163,10 +181,13 @@ def _nothing() -> None:
 
 def _hub(config: Config, url: str | None, *, allow_remote: bool) -> Hub:
     """The hub to go through. Raises HapiError for none, and for one that is not ours to load."""
+    from hapi.config import is_address
     from hapi.loadtest.plan import check_hub
     from hapi.loadtest.stage import Hub
 
     address = (url or config.api_url).rstrip("/")
+    if not is_address(address):
+        raise HapiError(ErrorCode.USAGE, f"--hub must be an http or https address, not {url!r}.")
     check_hub(address, allow_remote=allow_remote)
     if config.token is None:
         hint = "Save it: hapi auth login. Without a hub: hapi loadtest --local"
@@ -183,8 +204,8 @@ def _check_agent(config: Config, agent: str) -> None:
 
 def _check_page(html: str | None) -> None:
     """Raises HapiError before the work is done for a page that could not be written after it."""
-    parent = os.path.dirname(os.path.abspath(html or ""))
-    if html and (os.path.isdir(html) or not os.access(parent, os.W_OK)):
+    place = html if html and os.path.exists(html) else os.path.dirname(os.path.abspath(html or ""))
+    if html and (os.path.isdir(html) or not os.access(place, os.W_OK)):
         raise HapiError(ErrorCode.USAGE, f"Cannot write {html}.", "--html FILE: a file in a directory that is yours.")
 
 
@@ -212,21 +233,25 @@ def _sweep() -> list[str]:
     return found + [f"process {process.pid} (killed)" for process in strays]
 
 
-def _show(report: Report, html: str | None, *, as_json: bool) -> None:
+def _show(report: Report, html: str | None, *, as_json: bool) -> bool:
+    """Print the report, and write the page if there is to be one; False when that could not be."""
     from hapi.loadtest.page import page
-    from hapi.loadtest.report import as_text
+    from hapi.loadtest.report import WIDTH, as_text
 
+    written = True
     if html:
         try:
             with open(html, "w", encoding="utf-8") as file:
                 file.write(page(report))
         except OSError as error:
             output.note(f"The page could not be written: {error}")
+            written = False
     if as_json:
         output.say_json(report)
-        return
-    for line in as_text(report):
-        output.say(line)
+    else:
+        for line in as_text(report, shutil.get_terminal_size((WIDTH, 24)).columns):
+            output.say(line)
+    return written
 
 
 class Live:
@@ -239,7 +264,7 @@ class Live:
         self._shown = ("", 0)
 
     def __call__(self, phase: str, done: int, of: int) -> None:
-        """Show it, unless something was shown a moment ago and it is not the end of a phase."""
+        """Show it, unless something was shown a moment ago and it is not the end of a phase. `of` 0: nobody knows."""
         now = monotonic()
         over = done == of
         if (now - self._drawn < _REDRAW_S and not over) or (not over and not self._terminal):
@@ -247,7 +272,7 @@ class Live:
         if self._shown == (phase, done):
             return
         self._drawn, self._shown = now, (phase, done)
-        count = f"{done} of {of} " if of > 1 else ""
+        count = {0: f"{done} ", 1: ""}.get(of, f"{done} of {of} ")
         words = f"{now - self._started:6.1f} s  {count}{_PHASES.get(phase, phase)}"
         sys.stderr.write(f"\r\033[K{words}" if self._terminal and not over else f"{self._clear()}{words}\n")
         sys.stderr.flush()

@@ -20,13 +20,13 @@ _SPINNER = "|/-\\"
 
 def say(text: str = "") -> None:
     """A line of the answer, on stdout."""
-    sys.stdout.write(f"{text}\n")
+    _write(sys.stdout, f"{text}\n")
 
 
 def note(text: str) -> None:
     """A line that is not the answer, on stderr."""
     sys.stdout.flush()
-    sys.stderr.write(f"{text}\n")
+    _write(sys.stderr, f"{text}\n")
 
 
 def say_json(value: Any) -> None:
@@ -149,6 +149,14 @@ class Progress:
         if self._shown:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write it; what the stream's encoding has no sign for (a terminal that is not set to UTF-8) as a question mark."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        stream.write(text.encode(stream.encoding, "replace").decode(stream.encoding))
 
 
 def _width(text: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import resource
+import sys
 from collections import Counter
 from urllib.parse import urlsplit
 
@@ -86,9 +88,16 @@ def available_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def open_files_limit() -> int:
+    """How many files one process of ours may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else sys.maxsize
+
+
 def listener(url: str) -> int | None:
     """The process that listens at the port of a url on this machine, if we may know; None otherwise."""
-    port = urlsplit(url).port
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     except psutil.Error:

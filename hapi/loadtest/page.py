@@ -80,7 +80,9 @@ def _memory(report: Report) -> str:
     kinds = list(dict.fromkeys(kind for one in report.memory.values() for kind in one))
     stacks = [[one.get(kind, Use()).pss / _MB for kind in kinds] for one in report.memory.values()]
     words = {"empty": "no sessions", "idle": "all idle", "after": "after the talk"}
-    return plot.bars("Memory (PSS)", [words.get(name, name) for name in report.memory], Axis("MB"), stacks, kinds)
+    return plot.bars(
+        f"Memory ({report.memory_is})", [words.get(name, name) for name in report.memory], Axis("MB"), stacks, kinds
+    )
 
 
 def _samples(report: Report) -> list[str]:
@@ -89,7 +91,7 @@ def _samples(report: Report) -> list[str]:
     curves = [
         Series(kind, [(one.at_s, one.pss[kind] / _MB) for one in report.samples if kind in one.pss]) for kind in kinds
     ]
-    return [plot.lines("Memory of one process over time (PSS)", since, Axis("MB"), curves)]
+    return [plot.lines(f"Memory of one process over time ({report.memory_is})", since, Axis("MB"), curves)]
 
 
 def _milliseconds(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

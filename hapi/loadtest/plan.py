@@ -9,9 +9,11 @@ import msgspec
 
 from hapi.errors import ErrorCode, HapiError
 
-MAX_SESSIONS, MAX_RATE, MAX_AT_ONCE = 20_000, 100_000, 1_000
+MAX_SESSIONS, MAX_RATE = 20_000, 100_000
+MAX_AT_ONCE = 512  # so many spawns under way a broker takes
 WORKERS = ("broker", "hub", "nursery", "reaper")
 LIGHTEST_BYTES = 8 * 2**20  # a session with the demo agent takes no less
+FILES_EACH, _OWN_FILES = 2, 60  # the connector's: a socket, at times a request
 RESERVE_BYTES = 300 * 2**20  # for the runner, for us, and for the rest of the machine
 
 
@@ -53,7 +55,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def check_hub(url: str, *, allow_remote: bool) -> None:
-    """Raises HapiError(usage) for a hub on another machine, unless that is allowed: people work with it."""
+    """Raises HapiError(usage) for an address on another machine, unless that is allowed: people work with it."""
     host = urlsplit(url).hostname or ""
     if allow_remote or is_loopback(host):
         return
@@ -62,8 +64,8 @@ def check_hub(url: str, *, allow_remote: bool) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine, whatever a resolver may say."""
-    if host == "localhost" or host.endswith(".localhost"):
+    """Whether it means this machine: an address of loopback, or `localhost`. Any other name means what a resolver says."""
+    if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -82,6 +84,14 @@ def check_memory(sessions: int, each: int, available: int) -> None:
     )
     hint = f"So many fit: --sessions {fit}" if fit else "Free some memory first."
     raise HapiError(ErrorCode.AT_CAPACITY, message, hint)
+
+
+def check_files(sessions: int, limit: int) -> None:
+    """Raises HapiError(at_capacity) when one process may not have as many open files as so many sessions need."""
+    fit = max(0, limit - _OWN_FILES) // FILES_EACH
+    if sessions > fit:
+        message = f"{sessions} sessions need {sessions * FILES_EACH + _OWN_FILES} open files in one process; {limit} are allowed."
+        raise HapiError(ErrorCode.AT_CAPACITY, message, f"Raise the limit (ulimit -Hn), or: --sessions {fit}")
 
 
 def _within(option: str, value: float, low: float, high: float) -> None:

@@ -14,7 +14,7 @@ from hapi.loadtest.stats import Bin, Summary
 
 HUB_SERVER = "hub server"
 RUNNER = ("broker", "hub", "nursery", "reaper")
-MOMENTS = 120
+MOMENTS, WIDTH = 120, 100
 _WORDS = {
     "spawn": "spawn",
     "message": "message → answer",
@@ -70,7 +70,7 @@ class Sample(msgspec.Struct, kw_only=True, rename="camel"):
 class Report(msgspec.Struct, kw_only=True, rename="camel"):
     """All of it. `wrong` is empty when nothing was lost, doubled, failed or left behind. Durations are seconds.
 
-    `cut_short` says why a test did not come to its end.
+    `cut_short` says why a test did not come to its end. `memory_is`: what is meant by memory, PSS or, on macOS, RSS.
     """
 
     version: str
@@ -90,6 +90,7 @@ class Report(msgspec.Struct, kw_only=True, rename="camel"):
     histograms: dict[str, list[Bin]] = {}
     distribution: dict[str, list[tuple[float, float]]] = {}
     moments: list[Moment] = []
+    memory_is: str = "PSS"
     memory: dict[str, dict[str, Use]] = {}
     samples: list[Sample] = []
     cpu: dict[str, Burn] = {}
@@ -116,8 +117,8 @@ class Report(msgspec.Struct, kw_only=True, rename="camel"):
         self.wrong += [f"was left running: {name}" for name in told.survivors]
 
 
-def as_text(report: Report) -> list[str]:
-    """The report for people, a hundred columns wide."""
+def as_text(report: Report, columns: int = WIDTH) -> list[str]:
+    """The report for people: histograms in so many columns, the tables as wide as they are, WIDTH or less."""
     plan = report.plan
     lines = [
         f"Load test of {plan.sessions} sessions (agent {plan.agent}) through {report.through}",
@@ -131,7 +132,7 @@ def as_text(report: Report) -> list[str]:
         *_cpu(report),
     ]
     for kind, bins in report.histograms.items():
-        lines += ["", _WORDS.get(kind, kind), *(f"  {line}" for line in stats.drawn(bins))]
+        lines += ["", _WORDS.get(kind, kind), *(f"  {line}" for line in stats.drawn(bins, min(columns, WIDTH) - 2))]
     if report.errors:
         lines += ["", "What went wrong, the most frequent first"]
         lines += [f"  {count} times {words}" for words, count in report.errors.items()]
@@ -159,7 +160,7 @@ def _accounts(report: Report) -> list[str]:
         (
             f"messages  {sent.answered} of {sent.sent} answered, {sent.lost} lost, {sent.doubled} doubled, "
             f"{sent.out_of_order} out of order, {sent.refused} refused, {sent.late} late, "
-            f"{sent.reread} found by reading again"
+            f"{sent.reread} found later"
         ),
     ]
     if report.killed:
@@ -184,7 +185,7 @@ def _memory(report: Report) -> list[str]:
         rows.append([kind, str(count), *shown])
     rows.append(["runner", "", *(stats.size(total(report.memory[name], RUNNER)) for name in columns)])
     rows.append(["runner and sessions", "", *(stats.size(total(report.memory[name])) for name in columns)])
-    return [*_table(["memory (PSS)", "count", *(heads[name] for name in columns)], rows), ""]
+    return [*_table([f"memory ({report.memory_is})", "count", *(heads[name] for name in columns)], rows), ""]
 
 
 def total(memory: Mapping[str, Use], kinds: tuple[str, ...] | None = None) -> int:
@@ -193,16 +194,27 @@ def total(memory: Mapping[str, Use], kinds: tuple[str, ...] | None = None) -> in
 
 
 def _cpu(report: Report) -> list[str]:
-    rows = []
-    for name, burn in report.cpu.items():
-        count = {"spawn": report.sessions.started, "talk": report.messages.sent}.get(name, 0)
-        parts = [
-            f"{kind} {stats.duration(seconds / count)}" if count else f"{kind} {100 * seconds / burn.wall_s:.2f} %"
-            for kind, seconds in [*burn.by_kind.items(), ("this load test", burn.own_s)]
-        ]
-        each = {"spawn": "; for each: ", "talk": "; for each: "}.get(name, "; ") if count else "; "
-        rows.append(f"{name:<6}{100 * burn.share:.1f} % of a core in {burn.wall_s:.1f} s{each}{', '.join(parts)}")
-    return ["processor time", *(f"  {row}" for row in rows)] if rows else []
+    """For each session that was spawned and each message that was sent; of the time, where nothing was done."""
+    counts = {"spawn": report.sessions.started, "talk": report.messages.sent}
+    phases = [(burn, counts.get(name, 0)) for name, burn in report.cpu.items()]
+    if not phases:
+        return []
+    words = {"spawn": "a spawn", "talk": "a message"}
+    heads = [words[name] if counts.get(name) else name for name in report.cpu]
+    kinds = list(dict.fromkeys(kind for burn, _ in phases for kind in burn.by_kind))
+    rows = [[kind, *(_each(burn.by_kind.get(kind), burn, count) for burn, count in phases)] for kind in kinds]
+    rows += [
+        ["this load test", *(_each(burn.own_s, burn, count) for burn, count in phases)],
+        ["of a core, runner and sessions", *(f"{100 * burn.share:.1f} %" for burn, _ in phases)],
+        ["in", *(stats.duration(burn.wall_s) for burn, _ in phases)],
+    ]
+    return _table(["processor time", *heads], rows)
+
+
+def _each(seconds: float | None, burn: Burn, count: int) -> str:
+    if seconds is None:
+        return ""
+    return stats.duration(seconds / count) if count else f"{100 * seconds / (burn.wall_s or 1.0):.2f} %"
 
 
 def _verdict(report: Report) -> list[str]:
@@ -225,19 +237,19 @@ def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def moments(sent_at: Sequence[float], took: Sequence[float], start: float) -> list[Moment]:
-    """The conversation in at most MOMENTS stretches of at least a second, by when answers came."""
+    """The conversation in at most MOMENTS stretches of one length, a second or more, by when answers came."""
     if not sent_at:
         return []
     ends = [sent + seconds - start for sent, seconds in zip(sent_at, took, strict=True)]
-    last = max(ends)
-    width = max(1.0, last / MOMENTS)
-    stretches: list[list[float]] = [[] for _ in range(int(last / width) + 1)]
+    last = max(ends) or 1.0
+    count = min(max(int(last), 1), MOMENTS)
+    width = last / count
+    stretches: list[list[float]] = [[] for _ in range(count)]
     for end, seconds in zip(ends, took, strict=True):
-        stretches[int(end / width)].append(seconds)
+        stretches[min(int(end / width), count - 1)].append(seconds)
     found = []
     for index, stretch in enumerate(map(sorted, stretches)):
         p50, p99, high = (stats.percentile(stretch, share) if stretch else 0.0 for share in (0.5, 0.99, 1.0))
-        length = min(width, last - index * width) or width
-        moment = Moment(at_s=(index + 0.5) * width, answers_per_s=len(stretch) / length, p50=p50, p99=p99, max=high)
+        moment = Moment(at_s=(index + 0.5) * width, answers_per_s=len(stretch) / width, p50=p50, p99=p99, max=high)
         found.append(moment)
     return found

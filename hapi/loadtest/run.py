@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import random
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import hapi
-from hapi import wire
+from hapi import footprint, wire
 from hapi.clock import iso, monotonic, now_ms
 from hapi.errors import HapiError
 from hapi.footprint import Use
 from hapi.lifecycle import Phase
 from hapi.loadtest import stats
-from hapi.loadtest.gauge import Gauge, available_memory, machine
+from hapi.loadtest.gauge import Gauge, available_memory, machine, open_files_limit
 from hapi.loadtest.ledger import Ledger
 from hapi.loadtest.line import Line
 from hapi.loadtest.local import Local
-from hapi.loadtest.pace import Pace
-from hapi.loadtest.plan import LIGHTEST_BYTES, Plan, check_memory
+from hapi.loadtest.pace import Pace, each
+from hapi.loadtest.plan import LIGHTEST_BYTES, Plan, check_files, check_memory
 from hapi.loadtest.report import MOMENTS, RUNNER, Report, Sessions, moments, total
 from hapi.loadtest.side import Heard, Side
 from hapi.loadtest.stage import Hub, Stage
@@ -29,6 +31,7 @@ from hapi.loadtest.web import Account, Web
 
 _REQUEST_S = 30.0
 _LIFE_S = 60.0  # for a session to start, or to stop
+_LATE_S = 20.0  # for spawns that were under way when all was to end
 _SLACK_S = 5.0
 _BACK_S, _GONE_S = 20.0, 1.0  # how long a broker may be away that we start again; that nobody does
 _FIRST = 20  # sessions that are weighed before the rest are started
@@ -38,7 +41,6 @@ _ERRORS, _ERROR_CHARS = 8, 200
 
 Tell = Callable[[str, int, int], None]
 """(phase, done, of how many): how far it is, to be shown to people; called often."""
-_Item = TypeVar("_Item")
 
 
 class LoadTest:
@@ -55,15 +57,18 @@ class LoadTest:
         self._line: Line | None = None
         self._sampled: Gauge | None = None
         self._sessions: list[str] = []
+        self._spawning: set[asyncio.Task[str]] = set()
         self._waiting: dict[str, tuple[int, asyncio.Future[None]]] = {}
         self._seconds: dict[str, list[float]] = {"spawn": [], "list": [], "status": [], "stop": []}
         self._errors: Counter[str] = Counter()
         self._patience_s = min(_REQUEST_S, plan.patience_s + _SLACK_S)
         self._began = monotonic()
         self._half = asyncio.Event()
+        self.leaving = False
         self.report = Report(
             version=hapi.__version__,
             machine=machine(),
+            memory_is=footprint.MEASURE,
             began=iso(now_ms()),
             through=self._side.name,
             home=str(stage.config.home),
@@ -76,15 +81,17 @@ class LoadTest:
     async def run(self) -> None:
         """Do all of it, and fill `report` in but for the verdict. Raises HapiError when it cannot even begin.
 
-        Cancelled, it still ends the sessions and removes what the hub knows of them.
+        Cancelled before it is `leaving`, it still ends the sessions and removes what the hub knows of them; a cancellation
+        after that would leave something behind.
         """
         check_memory(self._plan.sessions, LIGHTEST_BYTES, available_memory())
+        check_files(self._plan.sessions, open_files_limit())
         try:
             await self._start()
             try:
                 await self._load()
             except HapiError as error:
-                self.report.cut_short = error.message
+                self.report.cut_short = error.words
         finally:
             await self._leave()
         self._conclude()
@@ -129,33 +136,41 @@ class LoadTest:
         pace = Pace(self._plan.spawn_rate)
         took = await self._spawn_some(first, pace)
         if self._sessions:
-            await self._weigh(self._plan.sessions - first)
+            await self._weigh()
         took += await self._spawn_some(self._plan.sessions - first, pace)
         self.report.cpu["spawn"] = await self._gauge.burnt(before, took)
         self._rate("spawn", len(self._sessions), took)
 
     async def _spawn_some(self, count: int, pace: Pace) -> float:
         start = monotonic()
-        await _each(range(count), self._spawn, self._plan.at_once, pace)
+        await each(range(count), self._spawn, self._plan.at_once, pace)
         return monotonic() - start
 
     async def _spawn(self, _: int) -> None:
         start = monotonic()
         try:
-            session_id = await self._side.spawn(self._plan.agent, _LIFE_S)
+            session_id = await self._to_its_end(self._side.spawn(self._plan.agent, _LIFE_S))
         except HapiError as error:
             self._note(error)
             self.report.sessions.failed += 1
         else:
             self._seconds["spawn"].append(monotonic() - start)
             self._sessions.append(session_id)
+            self.report.sessions.started += 1
         self._tell("spawn", len(self._sessions), self._plan.sessions)
 
-    async def _weigh(self, more: int) -> None:
-        """Raises HapiError(at_capacity) when `more` sessions such as those that run will not fit."""
+    async def _to_its_end(self, spawn: Coroutine[Any, Any, str]) -> str:
+        """A spawn cannot be taken back: cancelled, it goes on, for `_leave` to wait for."""
+        task = asyncio.create_task(spawn)
+        self._spawning.add(task)
+        task.add_done_callback(self._spawning.discard)
+        return await asyncio.shield(task)
+
+    async def _weigh(self) -> None:
+        """Raises HapiError(at_capacity) when not all fit, if the others are as heavy as those that run."""
         memory = await self._gauge.memory()
-        each = sum(memory.get(kind, Use()).pss for kind in ("session", "agent")) // len(self._sessions)
-        check_memory(more, max(1, each), available_memory())
+        taken = sum(memory.get(kind, Use()).pss for kind in ("session", "agent"))
+        check_memory(self._plan.sessions, max(1, taken // len(self._sessions)), available_memory() + taken)
 
     async def _idle(self) -> None:
         """Let them be, and see what that costs."""
@@ -163,9 +178,10 @@ class LoadTest:
         if not self._plan.idle_s:
             return
         before, start = await self._gauge.look(), monotonic()
-        for second in range(1, 1 + round(self._plan.idle_s)):
+        seconds = math.ceil(self._plan.idle_s)
+        for second in range(1, 1 + seconds):
             await asyncio.sleep(max(0.0, start + min(second, self._plan.idle_s) - monotonic()))
-            self._tell("idle", second, round(self._plan.idle_s))
+            self._tell("idle", second, seconds)
         self.report.cpu["idle"] = await self._gauge.burnt(before, monotonic() - start)
 
     async def _converse(self) -> None:
@@ -198,8 +214,7 @@ class LoadTest:
         """One session's conversation: the next message when the last one is answered, or given up."""
         count = 0
         while self._plan.messages is None or count < self._plan.messages:
-            await pace.turn()
-            if end is not None and monotonic() >= end:
+            if not await pace.turn(end):
                 return
             count += 1
             if not await self._exchange(session_id):
@@ -248,17 +263,16 @@ class LoadTest:
                 for _ in range(found[number]):
                     self._ledger.answer(session_id, number, monotonic(), reread=True)
 
-        await _each(self._ledger.open().items(), look, self._plan.at_once, Pace(0))
+        await each(self._ledger.open().items(), look, self._plan.at_once, Pace(0))
 
     async def _break_things(self) -> None:
-        """Kill what is to be killed in the middle of the conversation."""
+        """Kill what is to be killed in the middle of the conversation: of its messages or its time, what comes first."""
         if not self._plan.kill:
             return
-        if self._plan.duration_s is None:
-            await self._half.wait()
-        else:
-            await asyncio.sleep(self._plan.duration_s / 2)
-            self._half.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._plan.duration_s and self._plan.duration_s / 2):
+                await self._half.wait()
+        self._half.set()
         for worker in self._plan.kill:
             await self._stage.kill(worker)
             self.report.killed.append(worker)
@@ -280,11 +294,10 @@ class LoadTest:
         listed = (await self._control.ask(wire.ListSessions(), wire.SessionList, self._patience_s)).sessions
         alive = {info.session_id for info in listed if info.phase is not Phase.ENDED}
         self.report.sessions.gone = len(set(self._sessions) - alive)
-        self.report.sessions.started = len(self._sessions)
 
     async def _stop_all(self) -> None:
         start = monotonic()
-        await _each(list(self._sessions), self._stop, self._plan.at_once, Pace(0))
+        await each(list(self._sessions), self._stop, self._plan.at_once, Pace(0))
         self._rate("stop", self.report.sessions.stopped, monotonic() - start)
 
     async def _stop(self, session_id: str) -> None:
@@ -302,7 +315,10 @@ class LoadTest:
 
     async def _leave(self) -> None:
         """Stop the sessions that are left, let the hub forget all, stop the runner. Whatever fails, the rest is done."""
+        self.leaving = True
         self._tell("clean", 0, 1)
+        if self._spawning:
+            await asyncio.wait(self._spawning, timeout=_LATE_S)
         for step in (self._stop_the_rest, self._forget, self._side.close, self._stage.stop_runner):
             try:
                 await step()
@@ -314,7 +330,7 @@ class LoadTest:
 
     async def _stop_the_rest(self) -> None:
         """After a test that was cut short: there may be more than we know of."""
-        if self._line is None or not self._sessions:
+        if self._line is None:
             return
         listed = (await self._control.ask(wire.ListSessions(), wire.SessionList, 5.0)).sessions
 
@@ -324,7 +340,7 @@ class LoadTest:
             except HapiError as error:
                 self._note(error)
 
-        await _each(listed, stop, self._plan.at_once, Pace(0))
+        await each(listed, stop, self._plan.at_once, Pace(0))
 
     async def _forget(self) -> None:
         self.report.sessions.left_at_hub = await self._side.forget(self._plan.at_once)
@@ -373,15 +389,3 @@ class LoadTest:
         if self._hub is None:
             return Local(config, project, self._away_s, heard)
         return Web(Account(self._hub.url, self._stage.token, self._hub.headers), project, self._stage.machine_id, heard)
-
-
-async def _each(items: Iterable[_Item], work: Callable[[_Item], Awaitable[None]], at_once: int, pace: Pace) -> None:
-    """`work` on every item, so many at a time, each at its turn."""
-    queue = iter(items)
-
-    async def worker() -> None:
-        for item in queue:
-            await pace.turn()
-            await work(item)
-
-    await asyncio.gather(*(worker() for _ in range(at_once)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import select
@@ -23,11 +22,11 @@ from hapi.agents.built_in import FLAVORS
 from hapi.clock import monotonic
 from hapi.config import Config
 from hapi.errors import NotRunning
-from hapi.ids import split_token
+from hapi.ids import ProcessId, split_token
 
 _NOT_OURS = ("HAPI_NAMESPACE", "HAPI_API_URL", "CLI_API_TOKEN", "HAPI_EXTRA_HEADERS_JSON", "HAPI_RUNNER_SUPERVISED")
 _SHORT = "/tmp"  # noqa: S108 - made by mkdtemp; the sockets' paths must be short
-_LEAVING_S, _PAUSE_S = 5.0, 0.05
+_LEAVING_S, _PAUSE_S, _UP_S = 5.0, 0.05, 10.0
 Sweep = Callable[[], list[str]]
 
 
@@ -67,6 +66,14 @@ class Stage:
 
     def __enter__(self) -> Self:
         self.path = Path(tempfile.mkdtemp(prefix="hapi-l-", dir=_SHORT if os.access(_SHORT, os.W_OK) else None))
+        try:
+            self._furnish()
+        except BaseException:
+            self._restore()
+            raise
+        return self
+
+    def _furnish(self) -> None:
         self.project = self.path / "project"
         self.project.mkdir()
         for name in _NOT_OURS:  # they would win over the settings that we write
@@ -79,7 +86,6 @@ class Stage:
             values |= {"apiUrl": self._hub.url, "cliApiToken": self.token, "extraHeaders": self._hub.headers}
         settings.update(home / "settings.json", values)
         self.config: Config = configuration.load(self.namespace)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -87,10 +93,16 @@ class Stage:
         try:
             self.survivors += self._sweep()
         finally:
-            if not self._keep and not _removed(self.path):
-                self.survivors.append(f"directory {self.path}")
-            os.environ.clear()
-            os.environ.update(self._environment)
+            self._restore()
+
+    def _restore(self) -> None:
+        """As it was before."""
+        if self._keep:
+            (self.path / "h" / "settings.json").unlink(missing_ok=True)  # the hub's token is in it
+        elif not _removed(self.path):
+            self.survivors.append(f"directory {self.path}")
+        os.environ.clear()
+        os.environ.update(self._environment)
 
     @property
     def token(self) -> str:
@@ -116,20 +128,26 @@ class Stage:
         return took
 
     def _stayed(self) -> list[str]:
-        """Workers and supervisors that are not gone after _LEAVING_S; nobody tells us of their ends."""
+        """What is not gone after _LEAVING_S (nobody tells us of their ends) is killed, with all below it, and named.
+
+        So goes also a runner that no command finds any more: somebody who tidies up has removed its directory.
+        """
         deadline = monotonic() + _LEAVING_S
         while (left := self._processes()) and monotonic() < deadline:
             select.select([], [], [], _PAUSE_S)
-        return left
+        for victim in [below for who, _ in left for below in (*procs.descendants(who.pid), who)]:
+            procs.send_signal(victim, signal.SIGKILL)
+        return [f"{title} (pid {who.pid}, killed)" for who, title in left]
 
-    def _processes(self) -> list[str]:
-        """Our processes of this home, by their titles and the files that they hold open there."""
+    def _processes(self) -> list[tuple[ProcessId, str]]:
+        """Our processes of this home, by their titles and the files that they hold open there, with their titles."""
         found = []
         for pid in procs.everyone():
             title = control.command_line(pid)
             ours = title.startswith("hapi: ") and f"[{self.namespace}]" in title
             if ours and any(path.startswith(f"{self.path}/") for path in procs.open_files(pid)):
-                found.append(f"{title} (pid {pid})")
+                who = procs.identity(pid)
+                found += [(who, title)] if who is not None else []
         return found
 
     async def status(self) -> wire.Status:
@@ -141,16 +159,26 @@ class Stage:
         return (await self.status()).hub.machine_id
 
     async def kill(self, worker: str) -> None:
-        """SIGKILL to one of the runner's processes; a broker is started again, the others it starts itself."""
-        with contextlib.suppress(NotRunning):
-            status = await self.status()
-            pid = status.pid if worker == "broker" else status.workers[worker].pid
-            who = procs.identity(pid)
-            if who is not None:
-                procs.send_signal(who, signal.SIGKILL)
-                await asyncio.to_thread(procs.wait_gone, who, 10.0)
+        """SIGKILL to one of the runner's processes; a broker is started again, the others it starts itself.
+
+        One that is down, because of the kill before this one for instance, is waited for. Raises HapiError(not_running).
+        """
+        who = await self._running(worker)
+        procs.send_signal(who, signal.SIGKILL)
+        await asyncio.to_thread(procs.wait_gone, who, 10.0)
         if worker == "broker":
             await self.start_runner()
+
+    async def _running(self, worker: str) -> ProcessId:
+        deadline = monotonic() + _UP_S
+        while True:
+            status = await self.status()
+            who = procs.identity(status.pid if worker == "broker" else status.workers[worker].pid)
+            if who is not None:
+                return who
+            if monotonic() > deadline:
+                raise NotRunning(f"The runner's {worker} is to be killed, and has not run for {_UP_S:g} s.", "")
+            await asyncio.sleep(_PAUSE_S)
 
 
 def _removed(path: Path) -> bool:

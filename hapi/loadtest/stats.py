@@ -10,6 +10,7 @@ import msgspec
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _STEPS = (1.0, 2.0, 5.0)  # bounds of a histogram's bins: 1, 2, 5, 10, 20, …
 _WIDEST = 12
+_NARROWEST = 4  # columns of the longest bar
 
 
 class Summary(msgspec.Struct, kw_only=True, frozen=True):
@@ -91,11 +92,12 @@ def _bounds(low: float, high: float) -> list[float]:
     return kept
 
 
-def drawn(bins: Sequence[Bin], width: int = 40) -> list[str]:
-    """A histogram as lines of text: `≤ 20 ms  ██████▌ 131`, the fullest bin `width` characters wide."""
+def drawn(bins: Sequence[Bin], columns: int = 64) -> list[str]:
+    """A histogram as lines of text: `≤ 20 ms  ██████▌ 131`, in so many columns if they have room for a bar at all."""
     most = max((one.count for one in bins), default=0)
     labels = [f"≤ {duration(one.high)}" for one in bins]
     column = max(map(len, labels), default=0)
+    width = max(_NARROWEST, columns - column - len(f"   {most}"))
     return [
         f"{label.rjust(column)}  {bar(one.count / most, width)} {one.count}"
         for label, one in zip(labels, bins, strict=True)
@@ -109,9 +111,9 @@ def bar(share: float, width: int) -> str:
 
 
 def cdf(values: Sequence[float], points: int = 200) -> list[tuple[float, float]]:
-    """(value, share of the values that do not exceed it), at most `points` and the last; [] for no values."""
+    """(value, share of the values that do not exceed it), at most `points` of them and the last one; [] for no values."""
     ordered = sorted(values)
-    step = max(1, len(ordered) // points)
+    step = max(1, math.ceil(len(ordered) / points))
     marks = [*range(step - 1, len(ordered), step)]
     if ordered and (not marks or marks[-1] != len(ordered) - 1):
         marks.append(len(ordered) - 1)

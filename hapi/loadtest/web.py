@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -18,6 +19,7 @@ from hapi.errors import ErrorCode, HapiError
 from hapi.loadtest.events import Hearing, Row
 from hapi.loadtest.side import Heard
 
+_Answer = TypeVar("_Answer")
 MachineId = Callable[[], Awaitable[str | None]]
 STAND_IN = "claude"  # the web takes no names but those it knows: any other agent goes under this one, in our settings
 _CONNECTIONS = 64
@@ -25,6 +27,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=60)
 _SILENCE_S = 75.0  # the hub sends a heartbeat every 30 s
 _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _PAGE, _MAX_PAGES = 200, 5_000
+_REREAD_S = 30.0  # for one page
 _AGAIN = frozenset({401, 408, 409, 425, 429, 500, 502, 503, 504})
 
 
@@ -96,7 +99,8 @@ class Web:
         words, after = [], 0
         for _ in range(_MAX_PAGES):
             path = f"/cli/sessions/{session_id}/messages?afterSeq={after}&limit={_PAGE}"
-            rows = _page.decode(await self._fetch("GET", path, None, self._token)).messages
+            page = await _tried(partial(self._fetch, "GET", path, None, self._token), _REREAD_S, path)
+            rows = _page.decode(page).messages
             words += [text for row in rows if (text := row.words()) is not None]
             if len(rows) < _PAGE:
                 break
@@ -135,18 +139,7 @@ class Web:
 
     async def _ask(self, verb: str, path: str, body: Any, timeout_s: float) -> Any:
         """As `_once`, again and again for what may mend itself, until the time is up."""
-        deadline = monotonic() + timeout_s
-        attempt = 0
-        while True:
-            try:
-                async with asyncio.timeout(max(0.1, deadline - monotonic())):
-                    return await self._once(verb, path, body)
-            except (_Again, TimeoutError) as error:
-                pause = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
-                attempt += 1
-                if monotonic() + pause >= deadline:
-                    raise HapiError(ErrorCode.TIMEOUT, f"Not within {timeout_s:g} s: {verb} {path}: {error}") from None
-                await asyncio.sleep(pause)
+        return await _tried(partial(self._once, verb, path, body), timeout_s, f"{verb} {path}")
 
     async def _once(self, verb: str, path: str, body: Any) -> Any:
         return msgspec.json.decode(await self._fetch(verb, path, body, self._bearer))
@@ -158,7 +151,9 @@ class Web:
         headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
         data = None if body is None else msgspec.json.encode(body)
         try:
-            async with self._http.request(verb, self._url + path, data=data, headers=headers) as response:
+            async with self._http.request(
+                verb, self._url + path, data=data, headers=headers, allow_redirects=False
+            ) as response:
                 content, status = await response.read(), response.status
         except (aiohttp.ClientError, OSError) as error:
             raise _Again(ErrorCode.CONNECTION_LOST, f"The hub cannot be reached: {error}") from None
@@ -179,7 +174,10 @@ class Web:
         assert self._http is not None  # noqa: S101 - `open` made it
         try:
             async with self._http.post(
-                f"{self._url}/api/auth", data=content, headers={"Content-Type": "application/json"}
+                f"{self._url}/api/auth",
+                data=content,
+                headers={"Content-Type": "application/json"},
+                allow_redirects=False,
             ) as response:
                 answer = await response.read()
                 if response.status != 200:
@@ -193,26 +191,33 @@ class Web:
     async def _follow(self) -> None:
         """Read the stream of events, and take it up again where it broke off."""
         hearing = Hearing(self._heard)
+        failures = 0
         while True:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            try:
                 await self._stream(hearing)
-            self.lost_stream += 1
+                self.lost_stream += 1
+                failures = 0
+            except (aiohttp.ClientError, OSError, HapiError):
+                failures += 1
             hearing.restart()
-            await asyncio.sleep(_PAUSES_S[0])
+            await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
 
     async def _stream(self, hearing: Hearing) -> None:
-        """Events until they end."""
+        """Events until they break off. Raises HapiError, ClientError, OSError when they did not even begin."""
         assert self._http is not None  # noqa: S101 - `open` made it
         headers = {"Authorization": f"Bearer {self._bearer}", "Accept": "text/event-stream"}
         headers |= {"Last-Event-ID": hearing.last_id} if hearing.last_id else {}
         limits = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_S)
         url = f"{self._url}/api/events?all=true"
-        async with self._http.get(url, headers=headers, timeout=limits) as response:
+        async with self._http.get(url, headers=headers, timeout=limits, allow_redirects=False) as response:
             if response.status == 401:
                 await self._log_in()
-            async for chunk in response.content.iter_any():
-                self._streaming.set()
-                hearing.take(chunk)
+            if response.status != 200:
+                raise HapiError(ErrorCode.HUB_REFUSED, f"The hub answered HTTP {response.status} to {url}")
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                async for chunk in response.content.iter_any():
+                    self._streaming.set()
+                    hearing.take(chunk)
 
 
 class _Again(HapiError):
@@ -221,6 +226,22 @@ class _Again(HapiError):
 
 class _Over(HapiError):
     """The session has ended already."""
+
+
+async def _tried(request: Callable[[], Awaitable[_Answer]], timeout_s: float, what: str) -> _Answer:
+    """The answer to a request, asked again for what may mend itself. Raises HapiError(timeout) when the time is up."""
+    deadline = monotonic() + timeout_s
+    attempt = 0
+    while True:
+        try:
+            async with asyncio.timeout(max(0.1, deadline - monotonic())):
+                return await request()
+        except (_Again, TimeoutError) as error:
+            pause = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
+            attempt += 1
+            if monotonic() + pause >= deadline:
+                raise HapiError(ErrorCode.TIMEOUT, f"Not within {timeout_s:g} s: {what}: {error}") from None
+            await asyncio.sleep(pause)
 
 
 @contextlib.asynccontextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -35,7 +39,9 @@ def test_twenty_sessions_while_broker_and_connector_are_killed(online: Runner, s
     assert own.machines() == [], "the load test does not show in the user's own namespace"
 
 
-def test_one_that_is_interrupted_leaves_nothing_at_the_hub(online: Runner, shared_hub: OfficialHub) -> None:
+def test_one_that_is_interrupted_among_its_spawns_leaves_nothing_at_the_hub(
+    online: Runner, shared_hub: OfficialHub
+) -> None:
     namespace = f"cut{os.getpid()}"
     command = [
         sys.executable,
@@ -45,16 +51,14 @@ def test_one_that_is_interrupted_leaves_nothing_at_the_hub(online: Runner, share
         namespace,
         "loadtest",
         "-n",
-        "3",
+        "60",
         *SHORT,
-        "--duration",
-        "90",
     ]
     web = WebClient(shared_hub.url, f"{shared_hub.token}:{namespace}")
     process = subprocess.Popen(
         command, env=online.environment, cwd=online.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    until(lambda: len(web.sessions()) == 3, 40, "its sessions are at the hub")
+    until(lambda: len(web.sessions()) >= 2, 40, "the first of its sessions are at the hub, others on their way")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=40)
     assert (process.returncode, out) == (130, ""), err
@@ -66,3 +70,15 @@ def test_a_token_that_the_hub_does_not_take_is_told_before_sessions_are_started(
     done = online.hapi("loadtest", "-n", "3", *SHORT, check=1)
     assert done.json["error"]["code"] == "hub_refused"
     assert "--local" in done.json["error"]["hint"]
+
+
+def test_make_load_brings_its_own_hub_and_takes_it_along() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "load.py"
+    words = [sys.executable, str(script), "--sessions", "2", "--messages", "2", *SHORT]
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done
+    report = json.loads(done.stdout)
+    assert (report["wrong"], report["messages"]["answered"]) == ([], 4)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", urlsplit(report["through"]).port), 5).close()

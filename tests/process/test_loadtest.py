@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,19 @@ def test_one_that_is_interrupted_leaves_nothing(runner):
     out, err = process.communicate(timeout=40)
     assert (process.returncode, out) == (130, ""), err
     assert "Interrupted; everything was stopped and removed." in err
+    assert_gone(namespace)
+    assert not place.exists()
+
+
+def test_one_whose_directory_is_removed_under_it_leaves_nothing(runner):
+    """Somebody tidies /tmp up: no command finds the runner any more."""
+    namespace = f"bare{os.getpid()}"
+    process, place = begin(runner, namespace, "-n", "4")
+    shutil.rmtree(place, ignore_errors=True)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert re.search(rf"Was left running: hapi: broker \[{namespace}\].* killed", err)
     assert_gone(namespace)
     assert not place.exists()
 

@@ -16,6 +16,7 @@ import benchmarks
 from benchmarks import ORDER
 from benchmarks.figures import MIB, Curve, Result, Row, Target, shown, table
 from benchmarks.records import Record, page, with_targets
+from benchmarks.web import without_agent
 from tests.support.hub import find_hub
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,14 @@ def test_a_target_is_met_up_to_its_limit(target, figure, met):
 
 def test_a_target_without_its_row_is_left_out_not_met():
     assert Result(title="", rows=[OURS], targets=[Target("t", "hapi", 1.0, "peer")]).verdicts() == []
+
+
+def test_an_agent_is_excluded_on_both_sides_or_on_none():
+    rest = {row.name: row.values for row in without_agent({"peer": [0.4, 0.3], "hapi": [0.1, 0.05]}, [0.05, 0.1])}
+    assert rest == {
+        "peer, agent excluded": [pytest.approx(0.35), pytest.approx(0.2)],
+        "hapi, agent excluded": [pytest.approx(0.05), 0.0],
+    }
 
 
 def test_a_table_has_ratios_to_its_first_row_verdicts_and_what_went_wrong():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import typing
@@ -10,8 +11,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hapi import errors, journal, wire
+from hapi import errors, footprint, journal, wire
 from hapi.agents import demo
+from hapi.cli import loadtest
+from hapi.loadtest import report, stats
+from hapi.loadtest.ledger import Totals
+from hapi.loadtest.report import Report, Sessions
+from hapi.loadtest.stats import Summary
 from hapi.terminal import protocol
 from hapi.workers import orders
 
@@ -70,3 +76,18 @@ def test_nothing_in_the_repository_needs_what_is_outside():
     texts = {name: (ROOT / name).read_bytes() for name in tracked if (ROOT / name).is_file()}
     outside = re.compile(rb"\.\./shared/|(?<![\w/])/wor" + rb"k/main")
     assert [name for name, text in texts.items() if outside.search(text)] == []
+
+
+def test_every_key_of_a_load_tests_report_is_in_the_commands():
+    structs = (Report, Sessions, Totals, Summary, stats.Bin, report.Moment, report.Sample, report.Burn, footprint.Use)
+    keys = {field.encode_name for struct in structs for field in msgspec.structs.fields(struct)}
+    assert len(keys) > 50
+    assert keys - words("docs/cli.md") == set()
+
+
+def test_every_option_of_the_load_test_is_in_the_commands():
+    names = {f"--{name.replace('_', '-')}" for name in inspect.signature(loadtest.loadtest).parameters}
+    names ^= {"--as-json", "--json"}
+    assert len(names) > 15
+    text = (ROOT / "docs" / "cli.md").read_text().partition("## Load test")[2]
+    assert {name for name in names if f"`{name}" not in text and name != "--json"} == set()

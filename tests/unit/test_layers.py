@@ -19,6 +19,7 @@ PURE = (
     "hapi.broker.books",
     "hapi.broker.core",
     "hapi.broker.deferrals",
+    "hapi.broker.line",
     "hapi.broker.losses",
     "hapi.broker.requests",
     "hapi.broker.restarts",

@@ -1,20 +1,35 @@
 """The parts of the load test: its account of messages, its pace, what it refuses, how it reads the hub's events."""
 
 import asyncio
+import contextlib
 import itertools
 import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from types import SimpleNamespace
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hapi import wire
 from hapi.cli import app
+from hapi.cli.loadtest import Live, _carry_out
 from hapi.errors import ErrorCode, HapiError
+from hapi.footprint import Use
 from hapi.loadtest.events import REMEMBERED, Hearing
 from hapi.loadtest.ledger import Ledger
 from hapi.loadtest.pace import Pace
-from hapi.loadtest.plan import RESERVE_BYTES, Plan, check_hub, check_memory, is_loopback
-from hapi.loadtest.report import Report, Sessions, as_text, moments
+from hapi.loadtest.plan import RESERVE_BYTES, Plan, check_files, check_hub, check_memory, is_loopback
+from hapi.loadtest.report import HUB_SERVER, MOMENTS, WIDTH, Burn, Report, Sessions, as_text, moments
+from hapi.loadtest.run import LoadTest
+from hapi.loadtest.stage import Hub, Setting, Stage
+from hapi.loadtest.web import Account, Web
 
 GB = 2**30
 
@@ -117,7 +132,18 @@ async def test_turns_come_at_their_rate():
     assert loop.time() - start >= (61 - 1) / 200 - 0.11  # what may be made up for
     unlimited = Pace(0)
     for _ in range(1000):
-        await unlimited.turn()
+        assert await unlimited.turn()
+
+
+async def test_who_has_no_turn_before_the_end_is_told_so_at_once_and_takes_none():
+    """Else a thousand sessions at ten messages a second would talk for 100 s, whatever the duration was to be."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    pace = Pace(20.0)
+    taken = await asyncio.gather(*(pace.turn(start + 0.2) for _ in range(500)))
+    assert 3 <= sum(taken) <= 7
+    assert loop.time() - start < 5, "a turn of the 500 would have been after 25 s"
+    assert not await Pace(0).turn(start)
 
 
 class TestPlan:
@@ -144,8 +170,10 @@ class TestPlan:
         Plan().check()
 
     def test_this_machine_goes_by_several_names(self):
-        assert all(map(is_loopback, ["localhost", "127.0.0.1", "127.8.9.1", "::1", "hub.localhost"]))
-        assert not any(map(is_loopback, ["", "0.0.0.0", "10.0.0.1", "localhost.example.org", "hub", "::"]))
+        assert all(map(is_loopback, ["localhost", "127.0.0.1", "127.8.9.1", "::1"]))
+        assert not any(
+            map(is_loopback, ["", "0.0.0.0", "10.0.0.1", "localhost.example.org", "hub", "::", "hub.localhost"])
+        )
 
     def test_a_hub_elsewhere_must_be_meant(self):
         check_hub("http://localhost:3006", allow_remote=False)
@@ -158,6 +186,161 @@ class TestPlan:
         with pytest.raises(HapiError) as caught:
             check_memory(1000, 10 * 2**20, 2 * GB)
         assert caught.value.hint == f"So many fit: --sessions {(2 * GB - RESERVE_BYTES) // (10 * 2**20)}"
+
+    def test_open_files_for_all_of_them_or_how_many_fit(self):
+        check_files(482, 1024)
+        with pytest.raises(HapiError) as caught:
+            check_files(483, 1024)
+        assert "--sessions 482" in caught.value.hint
+
+    def test_what_runs_already_is_of_those_that_fit(self, monkeypatch):
+        """Twenty of 50 MB run, 800 MB are left beside the reserve: 36 fit in all, not 16."""
+        stage = Stage(None, Setting(agent="demo"), list)
+        with stage:
+            test = LoadTest(Plan(sessions=100), stage, None, lambda *_: None)
+            test._sessions = [str(number) for number in range(20)]
+            test._sampled = Weighs(Use(count=20, pss=1000 * 2**20))
+            monkeypatch.setattr("hapi.loadtest.run.available_memory", lambda: 800 * 2**20 + RESERVE_BYTES)
+            with pytest.raises(HapiError) as caught:
+                asyncio.run(test._weigh())
+        assert caught.value.hint == "So many fit: --sessions 36"
+
+
+class Weighs:
+    """A gauge whose sessions have this."""
+
+    def __init__(self, use):
+        self.use = use
+
+    async def memory(self):
+        return {"session": self.use}
+
+
+class TestStage:
+    async def test_a_worker_that_is_down_is_waited_for_before_it_is_killed(self, monkeypatch):
+        """Else nothing is killed, and the report says that it was: right after the broker's start there is no connector."""
+        with Stage(None, Setting(agent="demo"), list) as stage:
+            victim = await asyncio.create_subprocess_exec("sleep", "60")
+            pids = itertools.chain([0, 0], itertools.repeat(victim.pid))
+
+            async def status():
+                return SimpleNamespace(pid=1, workers={"hub": wire.WorkerStatus(next(pids), 0)})
+
+            monkeypatch.setattr(stage, "status", status)
+            try:
+                await asyncio.gather(stage.kill("hub"), victim.wait())
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    victim.kill()
+        assert victim.returncode == -signal.SIGKILL
+
+    def test_a_stage_that_cannot_be_set_leaves_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("hapi.loadtest.stage._SHORT", str(tmp_path))
+        environment = dict(os.environ)
+        with pytest.raises(HapiError), Stage(None, Setting(agent="demo", namespace="../up"), list):
+            pass
+        assert list(tmp_path.iterdir()) == []
+        assert dict(os.environ) == environment
+
+    def test_what_is_kept_does_not_hold_the_token(self):
+        with Stage(Hub("http://127.0.0.1:1", "secret", {}), Setting(agent="demo", keep=True), list) as stage:
+            assert "secret" in (stage.path / "h" / "settings.json").read_text()
+        try:
+            assert stage.path.exists()
+            assert not [path for path in stage.path.rglob("*") if path.is_file() and "secret" in path.read_text()]
+        finally:
+            shutil.rmtree(stage.path)
+
+
+class SlowSide:
+    """A way in on which a session takes until somebody waits for it."""
+
+    name = "slow"
+
+    def __init__(self):
+        self.log = []
+        self.may_start = asyncio.Event()
+
+    async def spawn(self, _agent, _timeout_s):
+        await self.may_start.wait()
+        self.log.append("started")
+        return "s"
+
+    async def forget(self, _at_once):
+        self.log.append("forgotten")
+        return 0
+
+    async def close(self):
+        self.log.append("closed")
+
+
+async def test_a_spawn_that_is_under_way_at_the_end_is_waited_for_before_the_hub_is_to_forget():
+    """Else its session gets a row at the hub after all rows were deleted."""
+    with Stage(None, Setting(agent="demo"), list) as stage:
+        stage.stop_runner = stage.start_runner = lambda: asyncio.sleep(0)
+        test = LoadTest(Plan(sessions=1), stage, None, lambda *_: None)
+        side = test._side = SlowSide()
+        spawn = asyncio.create_task(test._spawn(0))
+        await asyncio.sleep(0)
+        spawn.cancel()
+        await asyncio.gather(spawn, return_exceptions=True)
+        asyncio.get_running_loop().call_soon(side.may_start.set)
+        await test._leave()
+    assert side.log == ["started", "forgotten", "closed"]
+
+
+async def test_an_answer_is_not_lost_because_the_hub_was_busy_when_it_was_looked_for():
+    row = {"id": "r", "seq": 1, "content": {"role": "agent", "content": {"type": "codex", "data": {}}}}
+    row["content"]["content"]["data"] = {"type": "message", "message": "ltab-1"}
+    answers = iter([web.Response(status=503), web.json_response({"messages": [row]})])
+
+    async def messages(_):
+        return next(answers)
+
+    hub = web.Application()
+    hub.router.add_get("/cli/sessions/s/messages", messages)
+    server = TestServer(hub)
+    async with server, aiohttp.ClientSession() as http:
+        side = Web(Account(str(server.make_url("")).rstrip("/"), "token", {}), Path("/"), None, None)
+        side._http = http
+        assert await side.reread("s") == ["ltab-1"]
+
+
+async def test_a_hub_that_sends_us_elsewhere_is_not_followed():
+    """It is on this machine, and where it points to may not be."""
+    hub = web.Application()
+
+    async def elsewhere(_):
+        raise web.HTTPTemporaryRedirect("http://127.0.0.1:1/api/auth")
+
+    hub.router.add_post("/api/auth", elsewhere)
+    server = TestServer(hub)
+    async with server:
+        side = Web(Account(str(server.make_url("")).rstrip("/"), "token", {}), Path("/"), None, None)
+        with pytest.raises(HapiError, match="does not take the token"):
+            await side.open()
+        await side.close()
+
+
+class Interrupted:
+    """A load test that gets a signal, while it leaves or before."""
+
+    def __init__(self, *, leaving):
+        self.leaving = leaving
+        self.left = False
+
+    async def run(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        self.left = True
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+def test_a_signal_ends_the_test_but_not_its_cleaning_up(leaving):
+    test = Interrupted(leaving=leaving)
+    assert _carry_out(test) is leaving
+    assert test.left is leaving
 
 
 class TestCommand:
@@ -185,6 +368,9 @@ class TestCommand:
             ((), "bad_configuration"),
             (("--hub", "https://hub.example.org"), "usage"),
             (("--hub", "nonsense"), "usage"),
+            (("--hub", "http://[::1"), "usage"),
+            (("--hub", "http://localhost:99999", "--allow-remote-hub"), "usage"),
+            (("--at-once", "513", "--local"), "usage"),
         ],
     )
     def test_it_says_why(self, capsys, options, code):
@@ -253,6 +439,25 @@ class TestEvents:
         assert len(hearing._rows["s1"]) == REMEMBERED
 
 
+class TestLive:
+    """On stderr, to somebody who is no terminal here."""
+
+    def lines(self, capsys, *steps):
+        live = Live()
+        for step in steps:
+            live(*step)
+        return [line[10:] for line in capsys.readouterr().err.splitlines()]
+
+    def test_each_phase_that_is_done_is_a_line_with_its_number(self, capsys):
+        steps = [("spawn", 1, 3), ("spawn", 3, 3), ("talk", 5, 6), ("talk", 6, 6), ("talk", 6, 6), ("clean", 1, 1)]
+        assert self.lines(capsys, *steps) == ["3 of 3 sessions started", "6 of 6 messages answered", "cleaning up"]
+
+    def test_where_only_time_sets_an_end_it_says_how_many_there_were(self, capsys, monkeypatch):
+        monkeypatch.setattr("hapi.cli.output.is_terminal", lambda _: True)
+        Live()("talk", 17, 0)
+        assert capsys.readouterr().err.endswith(" s  17 messages answered")
+
+
 class TestReport:
     def report(self, **more):
         fields = {"version": "0", "machine": "m", "began": "now", "through": "it", "home": "/h", "namespace": "n"}
@@ -262,6 +467,27 @@ class TestReport:
         ledger.answer("s", 1, 0.5)
         ledger.answer("s", 2, 0.5)
         return Report(**fields, plan=Plan(sessions=1), sessions=Sessions(asked=1, started=1), messages=ledger.close())
+
+    def test_processor_time_is_of_a_session_of_a_message_or_of_the_time(self):
+        report = self.report()
+        report.cpu = {
+            "spawn": Burn(wall_s=2.0, by_kind={"broker": 0.5, HUB_SERVER: 1.0}, own_s=0.25),
+            "idle": Burn(wall_s=10.0, by_kind={"broker": 0.001}, own_s=0.0),
+            "talk": Burn(wall_s=4.0, by_kind={"broker": 1.0}, own_s=0.0),
+        }
+        lines = as_text(report)
+        start = next(index for index, line in enumerate(lines) if line.startswith("processor time"))
+        assert [line.split("  ")[0] for line in lines[start : start + 6]] == [
+            "processor time",
+            "broker",
+            "hub server",
+            "this load test",
+            "of a core, runner and sessions",
+            "in",
+        ]
+        assert [line.split()[-6:] for line in lines[start + 1 : start + 2]] == [["500", "ms", "0.01", "%", "500", "ms"]]
+        assert lines[start + 4].split()[-6:] == ["25.0", "%", "0.0", "%", "25.0", "%"]
+        assert max(map(len, lines)) <= WIDTH
 
     def test_all_well_only_when_all_is_well(self):
         report = self.report()
@@ -291,7 +517,16 @@ class TestReport:
 
     def test_moments_hold_every_answer_at_its_time(self):
         found = moments([10.0, 10.5, 12.9], [0.25, 0.25, 0.1], start=10.0)
-        assert [moment.answers_per_s for moment in found] == [2.0, 0.0, 0.0, pytest.approx(1.0)]
-        assert [moment.at_s for moment in found] == [0.5, 1.5, 2.5, 3.5]
+        assert [moment.answers_per_s for moment in found] == [2.0, 0.0, 1.0]
+        assert [moment.at_s for moment in found] == [0.5, 1.5, 2.5]
         assert found[0].max == 0.25
         assert moments([], [], 0.0) == []
+
+    @given(st.lists(st.tuples(st.floats(0, 500), st.floats(1e-6, 60)), min_size=1, max_size=200))
+    def test_no_moment_is_so_short_that_one_answer_looks_like_many(self, talk):
+        sent, took = zip(*talk, strict=True)
+        found = moments(sent, took, start=0.0)
+        last = max(at + seconds for at, seconds in talk) or 1.0
+        assert sum(moment.answers_per_s for moment in found) * last / len(found) == pytest.approx(len(talk))
+        assert len(found) <= MOMENTS
+        assert len(found) == 1 or last / len(found) >= 1

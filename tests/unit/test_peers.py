@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from hapi import wire
-from hapi.broker.peers import PASSES_KEPT, Peer, Peers, may_route, may_tell_broker, role
+from hapi.broker.peers import DEPARTED_KEPT, PASSES_KEPT, Peer, Peers, may_route, may_tell_broker, role
 from hapi.ids import ProcessId
 
 WHO = ProcessId(1, 1, "boot")
@@ -86,3 +86,32 @@ def test_what_may_pass_is_bounded():
         peers.remember(b"2", b"%d" % number, b"1")
     assert len(peers.passes) <= PASSES_KEPT
     assert peers.passes[b"2", b"%d" % PASSES_KEPT] == b"1"
+
+
+def test_the_last_words_of_who_departed_pass():
+    """The reaper's word of a supervisor's end can overtake the supervisor's answer to who had it stopped."""
+    peers = Peers()
+    peers.add(peer("session:a", b"1"))
+    peers.depart("session:a")
+    peers.depart("session:nobody")
+    assert peers.named("session:a") is None
+    assert "session:a" not in peers.routes
+    assert peers.speaker(b"1") == "session:a"
+    peers.add(peer("session:a", b"2"))
+    assert [peers.speaker(identity) for identity in (b"1", b"2", b"3")] == ["session:a", "session:a", None]
+
+
+def test_who_was_refused_has_no_last_words():
+    peers = Peers()
+    peers.add(peer("session:a", b"1"))
+    peers.remove("session:a")
+    assert peers.speaker(b"1") is None
+
+
+def test_those_who_departed_are_forgotten_in_time():
+    peers = Peers()
+    for number in range(DEPARTED_KEPT + 1):
+        peers.add(peer(f"session:{number}", b"%d" % number))
+        peers.depart(f"session:{number}")
+    assert peers.speaker(b"0") is None
+    assert peers.speaker(b"1") == "session:1"

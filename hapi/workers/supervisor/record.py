@@ -53,6 +53,7 @@ class Record:
         if self._later is not None:
             self._later.cancel()
             self._later = None
+        self._keep_moment()  # one that was refused would go on covering the record with what was so before
         self._decisive = b""  # if the disk refuses, the next move tries it again
         try:
             self._directory.write_state(self._info)
