@@ -48,6 +48,8 @@ class Requests(Books):
                 case _:
                     raise HapiError(ErrorCode.BAD_REQUEST, f"{type(body).__name__} is not a request.")
         except HapiError as error:
+            if error.code is ErrorCode.AT_CAPACITY:
+                self.counters["refused_at_capacity"] += 1
             return [Answer(to, wire.failure(error))]
         return effects
 

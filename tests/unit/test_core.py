@@ -324,6 +324,7 @@ def test_the_bound_on_spawns_under_way(core):
     for _ in range(MAX_PENDING):
         assert answers(core.request(cli(), order(new_session_id()), T)) == []
     assert the_answer(core.request(cli(), order(), T)).code == "at_capacity"
+    assert core.counters["refused_at_capacity"] == 1
     assert len(core.spawns.pending) == MAX_PENDING
 
 
